@@ -1,0 +1,6 @@
+"""The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the docstring."""
+
+from ._register import load_native
+from .guided_filter import guided_filter
+
+load_native()

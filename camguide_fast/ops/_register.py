@@ -1,0 +1,153 @@
+"""The only place where a backend is chosen: one schema, and a row of the torch dispatcher for each implementation.
+
+Rows of an op: the reference twin (`CompositeExplicitAutograd`, every device); CPU = C++ if the extension `_C` was built (it registers
+itself on import); CUDA = the launcher in `camguide_fast.kernels`, if Triton is there. A missing row means the reference.
+`CAMGUIDE_FAST_BACKEND=reference` leaves only the first row.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "camguide_fast"
+BACKEND = os.environ.get("CAMGUIDE_FAST_BACKEND", "")
+if BACKEND not in ("", "reference"):
+    raise ValueError(f"CAMGUIDE_FAST_BACKEND is {BACKEND!r}; expected 'reference' or nothing")
+
+library = torch.library.Library(NAMESPACE, "DEF")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Which implementation serves an op on a device, and why."""
+
+    backend: str  # "native" | "triton" | "cuda" | "reference"
+    why: str
+
+
+_kernels: dict[str, tuple[str, str] | None] = {}  # op -> (module of camguide_fast.kernels, "triton" | "cuda")
+
+
+def define(
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    kernel: tuple[str, str] | None = None,
+) -> None:
+    """Declares `schema` and fills its rows.
+
+    `fake` gives the shapes to tracing. `kernel` names the module of `camguide_fast.kernels` whose function of the op's name
+    serves CUDA, and the language it is written in ("triton" or "cuda"); the module is imported on the first call.
+    """
+    name = schema[: schema.index("(")]
+    library.define(schema)
+    library.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+    _kernels[name] = kernel
+    if kernel and not _why_no_kernels(kernel[1]):
+        library.impl(name, functools.partial(_call_kernel, kernel[0], name), "CUDA")
+
+
+def _call_kernel(module: str, name: str, *args):
+    return getattr(importlib.import_module(f"camguide_fast.kernels.{module}"), name)(*args)
+
+
+def _why_no_kernels(language: str) -> str:
+    if BACKEND == "reference":
+        return "CAMGUIDE_FAST_BACKEND=reference"
+    needed = {"triton": "triton", "cuda": "cupy"}[language]
+    return "" if importlib.util.find_spec(needed) else f"{needed} is not installed"
+
+
+@functools.cache
+def load_native() -> str:
+    """Imports the C++ extension, which fills the CPU rows; returns "" or the reason why there is none, after one warning."""
+    if BACKEND == "reference":
+        return "CAMGUIDE_FAST_BACKEND=reference"
+    try:
+        importlib.import_module("camguide_fast._C")
+    except ImportError as error:
+        why = "the extension was not built" if isinstance(error, ModuleNotFoundError) else f"the extension does not load: {error}"
+        warnings.warn(
+            f"camguide_fast: {why}; on CPU every op runs its slow PyTorch reference (see python -m camguide_fast.info)", stacklevel=2
+        )
+        return why
+    return ""
+
+
+def rows() -> dict[str, dict[str, Row]]:
+    """{op: {"cpu": Row, "cuda": Row}} as the dispatcher will serve them; what `python -m camguide_fast.info` prints."""
+    table = {}
+    for name, kernel in _kernels.items():
+        native = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CPU")
+        cpu = Row("native", "C++ extension") if native else Row("reference", load_native() or "no C++ kernel yet")
+        if kernel is None:
+            cuda = Row("reference", "no GPU kernel yet")
+        elif why := _why_no_kernels(kernel[1]):
+            cuda = Row("reference", why)
+        else:
+            cuda = Row(kernel[1], f"kernels/{kernel[0]}.py")
+        table[name] = {"cpu": cpu, "cuda": cuda}
+    return table
+
+
+def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tuple[str, str] | None = None) -> None:
+    """Declares a scalar loss whose input gradient is computed in the forward kernel.
+
+    The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N * dloss/dinput
+    in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the upstream factor in fp32, so
+    that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives N; neither takes `need_grad`.
+    """
+
+    def row(x: Tensor, *args):
+        *args, need_grad = args
+        n = count(x, *args).clamp(min=1)
+        if not need_grad:
+            return reference(x, *args), x.new_empty(0), 1 / n
+        with _autograd_inside():
+            leaf = x.detach().requires_grad_()
+            loss = reference(leaf, *args)
+            (grad,) = torch.autograd.grad(loss * n, leaf)
+        return loss.detach(), grad.contiguous(), 1 / n
+
+    def fake(x: Tensor, *args):
+        scalar = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
+        grad = torch.empty_like(x, memory_format=torch.contiguous_format) if args[-1] else x.new_empty(0)
+        return scalar, grad, torch.empty_like(scalar)
+
+    def save(ctx, inputs, output):
+        _, grad, scale = output
+        ctx.mark_non_differentiable(grad, scale)
+        ctx.save_for_backward(grad, scale)
+        ctx.others = len(inputs) - 1
+
+    def backward(ctx, upstream, *_):
+        grad, scale = ctx.saved_tensors
+        return ((grad * (upstream * scale)).to(grad.dtype), *[None] * ctx.others)
+
+    define(schema, reference=row, fake=fake, kernel=kernel)
+    name = schema[: schema.index("(")]
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=save, lib=library)
+
+
+def needs_grad(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+@contextmanager
+def _autograd_inside() -> Iterator[None]:
+    """Lets a dispatcher row use autograd: a row runs below the autograd keys, which are switched on again for its length."""
+    key = torch._C.DispatchKey
+    with torch._C._PreserveDispatchKeyGuard(), torch.enable_grad():
+        for excluded in (key.AutogradFunctionality, key.AutogradOther, key.AutogradNestedTensor, key.ADInplaceOrView):
+            torch._C._dispatch_tls_set_dispatch_key_excluded(excluded, False)
+        yield

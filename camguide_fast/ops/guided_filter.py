@@ -1,0 +1,70 @@
+"""Edge-aware smoothing of class maps by an image (Eq. 19)."""
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from . import _checks as check
+from ._register import define, library
+
+
+def _fake(z, guide, radius, eps):
+    return torch.empty_like(z, memory_format=torch.contiguous_format)
+
+
+define("guided_filter(Tensor z, Tensor guide, int radius, float eps) -> Tensor", reference=reference.guided_filter, fake=_fake)
+
+
+def _save(ctx, inputs, output):
+    _, guide, ctx.radius, ctx.eps = inputs
+    ctx.save_for_backward(guide)
+
+
+def _backward(ctx, grad):
+    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is D GF(D^-1 .): the same kernel serves both ways.
+    (guide,) = ctx.saved_tensors
+    n = _window_count(grad, ctx.radius)
+    wide = grad.to(n.dtype)
+    out = n * torch.ops.camguide_fast.guided_filter(wide / n, guide, ctx.radius, ctx.eps)
+    return out.to(grad.dtype), None, None, None
+
+
+def _window_count(x: Tensor, radius: int) -> Tensor:  # [H, W]: pixels of each window inside the image
+    def along(size: int) -> Tensor:
+        i = torch.arange(size, device=x.device)
+        return (i + radius).clamp(max=size - 1) - (i - radius).clamp(min=0) + 1
+
+    count = along(x.shape[-2])[:, None] * along(x.shape[-1])[None]
+    return count.to(torch.promote_types(x.dtype, torch.float32))
+
+
+torch.library.register_autograd("camguide_fast::guided_filter", _backward, setup_context=_save, lib=library)
+
+
+def guided_filter(z: Tensor, guide: Tensor, radius: int = 4, eps: float = 1e-2) -> Tensor:
+    r"""Guided filter of class maps with a colour guide: $g = GF(z_0, I_\downarrow)$, Eq. 19; He, Sun & Tang (2013), Eq. 14-16.
+
+    Args:
+        z: class maps [B, K, H, W], fp32/fp16/bf16/fp64.
+        guide: RGB image [B, 3, H, W] on the same grid, uint8 0-255 or float in [0, 1].
+        radius: r >= 1; the window is (2r+1) x (2r+1), clipped at the image border and divided by its own pixel count. May exceed the
+            image. (Table III's "radius kernel size 4" is read as r = 4.)
+        eps: regulariser > 0 in squared guide units of [0, 1]. Not given in the paper.
+
+    Returns:
+        [B, K, H, W] like z. Accumulated in fp32 (fp64 for fp64).
+
+    Gradient: to z only, exactly `N * GF(g / N)` with N the pixels of each window; the guide alone is saved.
+
+    Raises:
+        ValueError, TypeError: wrong shape, dtype, device, radius or eps; a guide that requires grad (its gradient does not exist here).
+    """
+    check.tensor("z", z, 4)
+    check.image("guide", guide)
+    check.shape("guide", guide, (z.shape[0], 3, *z.shape[2:]), "z [B, K, H, W]")
+    check.same_device(z=z, guide=guide)
+    check.integer("radius", radius, 1)
+    check.number("eps", eps, 0, strict=True)
+    if guide.requires_grad:
+        raise ValueError("guide requires grad, but guided_filter has no gradient to its guide; pass guide.detach()")
+    return torch.ops.camguide_fast.guided_filter(z, guide, radius, float(eps))

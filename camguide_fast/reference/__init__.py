@@ -1,0 +1,3 @@
+"""The plain PyTorch twin of each op: one line per equation, any device, any float dtype. What every kernel is compared with."""
+
+from .guided_filter import guided_filter
