@@ -1,0 +1,113 @@
+"""What a run keeps on disk: weights with their card, and the state that lets a stage continue exactly where it stopped.
+
+Everything is written to a temporary file beside its target, flushed, and moved into place, so that a reader never meets half a file.
+Loading executes no code: weights are safetensors, states are read with `weights_only=True`.
+"""
+
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from .errors import UserError
+from .models import build_model
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What must be known to build a network again and to use it."""
+
+    stage: str
+    arch: str
+    head: str  # "none" | "lean" | "parity"
+    width: int
+    radius: int
+    eps: float
+    classes: tuple[str, ...]
+    tag_thresholds: tuple[float, ...] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
+
+    def build(self) -> nn.Module:
+        return build_model(self.arch, len(self.classes), self.head, width=self.width, radius=self.radius, eps=self.eps)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data` in one step that survives a crash at any moment."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> object:
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON: {error}") from error
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Weights of `model` as `.safetensors`, the card as JSON in its metadata."""
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    write_atomic(path, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """The network that `save_model` wrote, in eval mode on `device`, and its card.
+
+    Raises UserError for a file that is missing, is no safetensors file, has no card, or whose weights do not fit its card.
+    """
+    card = read_card(path)
+    model = card.build()
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path, device="cpu"))
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit its card ({card.arch}, head {card.head}): {error}") from error
+    return model.to(device).eval(), card
+
+
+def read_card(path: Path) -> ModelCard:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("card")
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file: {error}") from error
+    if text is None:
+        raise UserError(f"{path}: has no model card; expected a checkpoint written by camguide_fast.train")
+    fields = json.loads(text)
+    return ModelCard(**{**fields, "classes": tuple(fields["classes"]), "tag_thresholds": tuple(fields["tag_thresholds"])})
+
+
+def save_state(path: Path, state: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getbuffer())
+
+
+def load_state(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: training state cannot be read: {error}") from error

@@ -1,0 +1,233 @@
+"""Every setting of a run. A preset is a function that returns a whole `Config`.
+
+Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper"); `paper()` keeps the
+literal values of tables I-III.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Arch = Literal["resnet18", "resnet26", "resnet34", "resnet50"]
+PAPER_CROP = 512
+"""The crop that the paper's segments, kernels and sigmas are meant for; targets at another crop scale with it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Views of the training images."""
+
+    crop: int = 512
+    """Side of the square crop, pixels."""
+    long_side: tuple[int, int] = (320, 640)
+    """The image's long side is drawn from this range before the crop, pixels."""
+    workers: int = 4
+    """Loader processes; 0 loads in the main process. Does not change the result."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Optimiser and schedule of one stage."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    """Learning rate of the pretrained layers."""
+    new_scale: float = 10.0
+    """Factor on the rate of layers without pretrained weights: classifier, refine head, what a weight file lacks."""
+    bias_scale: float = 1.0
+    """Factor on the rate of biases (Puzzle-CAM: 2)."""
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    """SGD only. With momentum it is Nesterov's."""
+    schedule: Literal["poly", "plateau"] = "poly"
+    power: float = 0.9
+    """poly: rate * (1 - t/T)^power, per iteration."""
+    patience: int = 500
+    """plateau: iterations without a better smoothed loss before the rate is multiplied by `factor`."""
+    factor: float = 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all stages share."""
+
+    epochs: int = 15
+    batch_size: int = 32
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    amp: bool = False
+    """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on CPU."""
+    cls_loss: Literal["hinge", "softmargin"] = "softmargin"
+    """Eq. 23 read as pairwise hinge, or the soft margin of Puzzle-CAM."""
+    batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
+    """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded weights)."""
+
+
+@dataclass(frozen=True)
+class Classification(Stage):
+    """Teacher and baseline: a network trained on tags alone (II.C)."""
+
+    method: Literal["classification", "puzzle"] = "classification"
+    puzzle_alpha: float = 4.0
+    """puzzle: weight of the reconstruction term, reached half-way through the training."""
+
+
+@dataclass(frozen=True)
+class Distillation(Stage):
+    """Stages 1 and 2 (II.F, II.G; tables I, II)."""
+
+    lambda_cls: float = 0.35
+    lambda_reg: float = 0.65
+    low: float = 0.10
+    """Stochastic threshold, minimum (Eq. 6)."""
+    high: float = 0.45
+    """Stochastic threshold, maximum (Eq. 6)."""
+    reg: Literal["relative", "raw"] = "relative"
+    """L1 of Eq. 24-25 divided by the batch's mean |F_T|, or raw."""
+
+
+@dataclass(frozen=True)
+class Refinement(Stage):
+    """Stage 3 (II.H, II.I; table III)."""
+
+    lambda_cls: float = 1.00
+    lambda_crf: float = 0.80
+    lambda_edge: float = 0.70
+    lambda_rw: float = 0.40
+    lambda_loc: float = 0.45
+    low: float = 0.05
+    """Stochastic threshold, minimum: the background channel of the targets."""
+    high: float = 0.30
+    crf_every: int = 4
+    """L_crf enters every n-th iteration."""
+    crf_iterations: int = 5
+    crf_gt_prob: float = 0.7
+    crf_gaussian: tuple[float, float] = (3.0, 3.0)
+    """sxy, compatibility; sxy at a crop of 512."""
+    crf_bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
+    """sxy, srgb, compatibility; sxy at a crop of 512."""
+    closing: int = 15
+    """Kernel of the closing at a crop of 512; 0: without morphology."""
+    segments: int = 1100
+    """SLIC segments at a crop of 512."""
+    walk_iterations: int = 12
+    walk_sigma: float = 2.0
+    walk_squared: bool = False
+    """Eq. 14 with the norm squared."""
+    local: Literal["background", "classes"] = "background"
+    """Local consistency over [1 - max, CAM of present classes], or over the classes alone (literal)."""
+    window: int = 7
+    balance: bool = False
+    """Average background and foreground separately in L_crf and L_rw."""
+    smooth: float = 0.01
+    """Smoothing of Eq. 27; 1e-5 is the literal reading."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Architectures."""
+
+    student: Arch = "resnet18"
+    teacher: Arch = "resnet50"
+    head: Literal["lean", "parity"] = "lean"
+    """Refine head: lean, or `parity` with the paper's 1.41 M parameters."""
+    width: int = 128
+    """Channels inside the lean head (parity: 512)."""
+    dropout: float = 0.5
+    """On the coarse class map in front of the head."""
+    radius: int = 4
+    """Guided filter, Eq. 19."""
+    eps: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How CAMs are made and scored."""
+
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    splits: tuple[str, ...] = ("val",)
+    """Splits with masks that are scored after each stage; `name:N` is an evenly spaced sample of N images."""
+    fit_split: str = ""
+    """Also fit thresholds here and report them as transferred to `splits`; "" for none."""
+    labels: Literal["given", "predicted"] = "given"
+    """Image tags used at inference on the scored splits."""
+    target_sample: int = 32
+    """Training images with masks on which stage 3 logs the mIoU of its own targets after each epoch; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: teacher -> stage 1 -> 2 -> 3, and the baseline beside it."""
+
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    baseline: Classification = field(default_factory=Classification)
+    teacher: Classification = field(default_factory=Classification)
+    stage1: Distillation = field(default_factory=Distillation)
+    stage2: Distillation = field(default_factory=Distillation)
+    stage3: Refinement = field(default_factory=Refinement)
+    inference: Inference = field(default_factory=Inference)
+
+
+def default() -> Config:
+    """Tables I-III with an optimiser that trains: 512 crops on one or two GPUs."""
+    puzzle_cam = Optimizer("sgd", lr=0.1, new_scale=10, bias_scale=2, momentum=0.0)
+    distill = Optimizer("adam", lr=1e-4, schedule="plateau")
+    return Config(
+        baseline=Classification(optimizer=puzzle_cam),
+        teacher=Classification(optimizer=puzzle_cam),
+        stage1=Distillation(optimizer=distill, cls_loss="hinge"),
+        stage2=Distillation(optimizer=distill, lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval"),
+        stage3=Refinement(epochs=10, optimizer=Optimizer("sgd", lr=0.009), amp=True),
+    )
+
+
+def paper() -> Config:
+    """Tables I-III cell by cell, with the network whose parameters the paper counts (15.41 M)."""
+    base = default()
+    adam = Optimizer("adam", lr=0.1, new_scale=1, schedule="plateau", patience=500, factor=0.5)
+    return replace(
+        base,
+        network=replace(base.network, student="resnet26", teacher="resnet50", head="parity", width=512),
+        stage1=replace(base.stage1, optimizer=adam, reg="raw"),
+        stage2=replace(base.stage2, optimizer=adam, reg="raw"),
+        stage3=replace(base.stage3, optimizer=Optimizer("sgd", lr=0.009, new_scale=1), cls_loss="hinge", local="classes", smooth=1e-5),
+    )
+
+
+def small() -> Config:
+    """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded layers frozen."""
+    classify = Optimizer("sgd", lr=0.003)
+    distill = Optimizer("sgd", lr=0.003)
+    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded")
+    return Config(
+        data=Data(crop=224, long_side=(224, 400), workers=2),
+        network=Network(teacher="resnet18"),
+        baseline=Classification(epochs=8, optimizer=classify, **shared),
+        teacher=Classification(epochs=8, optimizer=classify, **shared),
+        stage1=Distillation(epochs=4, optimizer=distill, cls_loss="hinge", **shared),
+        stage2=Distillation(epochs=2, optimizer=distill, lambda_cls=0.0, lambda_reg=1.0, batch_size=16, amp=True, batchnorm="eval"),
+        stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
+        inference=Inference(scales=(0.5, 0.75, 1.0)),
+    )
+
+
+def demo() -> Config:
+    """The generated set, from scratch, in minutes on two cores."""
+    classify = Optimizer("sgd", lr=0.02, new_scale=1)
+    shared = dict(batch_size=32, amp=True)
+    return Config(
+        data=Data(crop=96, long_side=(96, 144), workers=2),
+        network=Network(teacher="resnet18", width=64),
+        baseline=Classification(epochs=12, optimizer=classify, **shared),
+        teacher=Classification(epochs=12, optimizer=classify, **shared),
+        stage1=Distillation(epochs=4, optimizer=classify, cls_loss="hinge", **shared),
+        stage2=Distillation(epochs=2, optimizer=replace(classify, lr=0.005), lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval", **shared),
+        stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.005), low=0.15, **shared),
+        inference=Inference(scales=(1.0, 1.5), fit_split="train:64"),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"default": default, "paper": paper, "small": small, "demo": demo}

@@ -1,0 +1,76 @@
+"""Heuristic targets of stage 3 (Eq. 26-29): the student's own maps, refined by the image.
+
+The stochastic mask is read as a random constant background channel: label = argmax of [tau, CAM of present classes]. Targets are made
+at image resolution, where the paper's segments, kernels and sigmas are meant to work, and sampled at the grid of the maps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import ops
+from .config import PAPER_CROP, Refinement
+
+IGNORE = 255
+
+
+def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor:  # [B]
+    """tau ~ U(low, high), one for an image (Eq. 6)."""
+    return torch.empty(batch).uniform_(settings.low, settings.high).to(device)
+
+
+def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, K, h, w] maps in [0, 1] -> int64 labels [B, H, W] at `size`: 0 background, k + 1 class, 255 on padding (Eq. 6-7)."""
+    cam = F.interpolate(cam.float(), size, mode="bilinear") * (label > 0)[:, :, None, None]
+    top, which = cam.max(1)
+    labels = torch.where(top > tau[:, None, None], which + 1, 0)
+    return labels.masked_fill(~valid[:, 0], IGNORE)
+
+
+@dataclass(frozen=True)
+class TargetMaker:
+    """Makes L_crf's and L_rw's targets for crops of `crop` pixels; lengths scale with crop / 512, segments with its square."""
+
+    settings: Refinement
+    crop: int
+
+    @property
+    def scale(self) -> float:
+        return self.crop / PAPER_CROP
+
+    def crf(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
+        """closing(dCRF(mask)), Eq. 28: labels [B, H, W] -> [B, H, W]; padding stays 255."""
+        s = self.settings
+        refined = ops.dense_crf_labels(
+            labels,
+            image,
+            num_classes + 1,
+            gt_prob=s.crf_gt_prob,
+            iterations=s.crf_iterations,
+            gaussian=(s.crf_gaussian[0] * self.scale, s.crf_gaussian[1]),
+            bilateral=(s.crf_bilateral[0] * self.scale, *s.crf_bilateral[1:]),
+        )
+        refined = refined.masked_fill(labels == IGNORE, IGNORE)
+        if s.closing:
+            refined = ops.label_closing(refined, kernel_size=2 * round((s.closing * self.scale - 1) / 2) + 1)
+        return refined
+
+    def walk(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
+        """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays 255."""
+        s = self.settings
+        count = max(1, round(s.segments * self.scale**2))
+        segments = ops.slic(image, n_segments=count)
+        padding = labels == IGNORE
+        one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()
+        one_hot = one_hot * ~padding[:, None]
+        walked = ops.superpixel_random_walk(
+            one_hot, segments, image, sigma_color=s.walk_sigma, iterations=s.walk_iterations, squared=s.walk_squared
+        )
+        return walked.argmax(1).masked_fill(padding, IGNORE)
+
+
+def sample(target: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels [B, H, W] at the centres of the cells of a [h, w] grid."""
+    return F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].long()
