@@ -1,0 +1,41 @@
+"""What all tests share: the real data beside the checkout; the GPU, or else the interpreter of Triton."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+VOC = _SHARED / "data" / "voc_animals"  # VOC layout, 5 classes, labels.json
+IMAGES = _SHARED / "data" / "images"  # example pictures of other projects
+WEIGHTS = (
+    _SHARED / "weights" / "resnet18_partial"
+)  # .npy files, BatchNorm folded, layer4's 3x3 weights missing
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"needs {path.name}, expected at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def voc() -> Path:
+    return _existing(VOC)
+
+
+@pytest.fixture(scope="session")
+def images() -> Path:
+    return _existing(IMAGES)
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    return _existing(WEIGHTS)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
