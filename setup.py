@@ -1,4 +1,4 @@
-"""Builds the C++ extension and nothing else: all metadata is in pyproject.toml. CAMGUIDE_FAST_NATIVE=0 skips the compiler."""
+"""Builds the C++ extension; the metadata is in pyproject.toml. CAMGUIDE_FAST_NATIVE=0 skips the compiler."""
 
 import os
 from glob import glob
@@ -7,7 +7,7 @@ from setuptools import setup
 
 
 def native() -> dict:
-    """The CPU kernels through LibTorch's stable ABI: one binary for every torch >= 2.10 and every CPython >= 3.10."""
+    """The CPU kernels through LibTorch's stable ABI: one binary for torch >= 2.10 and CPython >= 3.10."""
     if os.environ.get("CAMGUIDE_FAST_NATIVE", "1") == "0":
         return {}
     import torch
@@ -19,12 +19,9 @@ def native() -> dict:
     extension = CppExtension(
         "camguide_fast._C",
         sorted(["csrc/module.cpp", *glob("csrc/cpu/*.cpp")]),
-        depends=["csrc/camguide.h"],
-        extra_compile_args=[
-            "-O3",
-            "-g0",
-            "-DTORCH_TARGET_VERSION=0x020a000000000000",
-        ],  # no -march: kernels choose at run time
+        depends=glob("csrc/*.h"),
+        # No -march: a kernel that uses wide vectors chooses them at run time.
+        extra_compile_args=["-O3", "-g0", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
         py_limited_api=True,
     )
     return {

@@ -1,17 +1,19 @@
 """What all tests share: the real data beside the checkout; the GPU, or else the interpreter of Triton."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of triton: kernels run on CPU tensors
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOC = _SHARED / "data" / "voc_animals"  # VOC layout, 5 classes, labels.json
 IMAGES = _SHARED / "data" / "images"  # example pictures of other projects
-WEIGHTS = (
-    _SHARED / "weights" / "resnet18_partial"
-)  # .npy files, BatchNorm folded, layer4's 3x3 weights missing
+WEIGHTS = _SHARED / "weights" / "resnet18_partial"  # .npy, BatchNorm folded, layer4's 3x3 weights missing
 
 
 def _existing(path: Path) -> Path:
@@ -39,3 +41,10 @@ def weights() -> Path:
 def _seed() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))

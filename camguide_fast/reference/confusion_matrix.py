@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore: int) -> tuple[Tensor, Tensor]:
-    """Two label maps of one shape -> (counts [C, C], rows are target; number of pixels with a label outside [0, C))."""
+    """Label maps of one shape -> (counts [C, C], rows are target; number of pixels outside [0, C))."""
     p, t = pred.flatten().long(), target.flatten().long()
     counted = t != ignore
     inside = counted & (t >= 0) & (t < num_classes) & (p >= 0) & (p < num_classes)
