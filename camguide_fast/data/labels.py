@@ -1,0 +1,80 @@
+"""Reading of class lists and tag files; every fault is a DataError that names the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+MAX_CLASSES = 254  # masks are uint8: 0 is the background, 255 is ignored
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file; a byte order mark, which spreadsheets like to write, is dropped."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, one a line, without the background."""
+    return check_classes([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
+
+
+def check_classes(names: Iterable[str], source: Path) -> tuple[str, ...]:
+    """The names as a tuple, or a DataError naming `source`, the file they came from."""
+    names = tuple(names)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{source}: class {repeated[0]!r} is listed twice")
+    if "background" in names:
+        raise DataError(f"{source}: 'background' is not a tag; it is always class 0 and must not be listed")
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise DataError(f"{source}: {len(names)} classes, expected 1 to {MAX_CLASSES}")
+    return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; a key that comes twice is an error, where `json` would keep the last one silently."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise DataError(f"{path}: {repeated!r} is listed twice")
+        return result
+
+    try:
+        content = json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_name_lists(path: Path) -> dict[str, list[str]]:
+    """A JSON object of lists of strings: tags by image, or images by split."""
+    content = read_json(path)
+    for key, value in content.items():
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise DataError(f"{path}: the value of {key!r} must be a list of strings, found {value!r:.60}")
+    return content
+
+
+def tag_indices(tags: Iterable[str], classes: tuple[str, ...], source: Path, image: str) -> tuple[int, ...]:
+    """Sorted class indices of the tags of one image; `source` is the file that holds the tags."""
+    unknown = sorted(set(tags) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{source}: image {image!r} has the tag {unknown[0]!r}, which is no class "
+            f"(classes: {', '.join(classes)})"
+        )
+    return tuple(sorted({classes.index(tag) for tag in tags}))

@@ -1,0 +1,163 @@
+"""Images, masks and the random view."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camguide_fast.data import VOC_PALETTE, read_image, read_mask, train_view, write_mask
+from camguide_fast.data import images as images_module
+from camguide_fast.data.augment import resize_long_side
+from camguide_fast.errors import DataError, UserError
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def test_rgb_png_is_read_as_it_is(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == np.uint8 and image.flags.writeable
+    np.testing.assert_array_equal(image, pixels)
+
+
+def test_other_modes_become_rgb(tmp_path, pixels):
+    grey, path = pixels[..., 0], tmp_path / "a.png"
+    Image.fromarray(grey).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, 2))
+    Image.fromarray((grey.astype(np.uint16) << 8) + 7).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, 2))
+    Image.fromarray(np.dstack([pixels, grey])).save(path)
+    np.testing.assert_array_equal(read_image(path), pixels)
+    write_mask(path, np.full((3, 4), 2, np.uint8))
+    np.testing.assert_array_equal(read_image(path), np.full((3, 4, 3), (0, 128, 0)))
+
+
+def test_exif_orientation_is_applied(tmp_path, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.7, 0.97])
+def test_truncated_image(tmp_path, pixels, suffix, kept):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(DataError, match=rf"^{path}: not a readable image \(.+\)$") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_image_at_all(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    for name in ("text.jpg", "absent.jpg", "."):
+        with pytest.raises(DataError, match="not a readable image"):
+            read_image(tmp_path / name)
+    assert issubclass(DataError, UserError) and issubclass(UserError, ValueError)
+
+
+def test_palette_is_vocs():
+    assert VOC_PALETTE[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert VOC_PALETTE[[15, 20, 255]].tolist() == [[192, 128, 128], [0, 64, 128], [224, 224, 192]]
+    assert len({tuple(colour) for colour in VOC_PALETTE.tolist()}) == 256
+
+
+def test_mask_round_trip(tmp_path):
+    labels = np.array([[0, 1, 2], [5, 255, 0]], np.int64)
+    path = tmp_path / "m.png"
+    write_mask(path, labels)
+    assert Image.open(path).mode == "P"
+    np.testing.assert_array_equal(read_mask(path, 5, (2, 3)), labels)
+    Image.open(path).convert("RGB").save(path)
+    np.testing.assert_array_equal(read_mask(path, 5, (2, 3)), labels)
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    result = read_mask(path, 5)
+    np.testing.assert_array_equal(result, labels)
+    assert result.dtype == np.uint8
+    assert [p.name for p in tmp_path.iterdir()] == ["m.png"]
+
+
+def test_mask_errors(tmp_path):
+    path = tmp_path / "m.png"
+    write_mask(path, np.array([[0, 3]]))
+    with pytest.raises(DataError, match=r"m.png: label 3 in the mask, expected 0 to 2 or 255"):
+        read_mask(path, 2)
+    with pytest.raises(DataError, match=r"m.png: the mask is 2x1, its image is 6x5"):
+        read_mask(path, 3, (5, 6))
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(path)
+    with pytest.raises(DataError, match=r"colour \(1, 2, 3\) is not of the VOC palette"):
+        read_mask(path, 3)
+    Image.new("RGB", (2, 2), (255, 255, 255)).save(path)  # beyond the largest colour of the palette
+    with pytest.raises(DataError, match=r"colour \(255, 255, 255\)"):
+        read_mask(path, 3)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="not a readable mask"):
+        read_mask(path, 3)
+
+
+def test_write_mask_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "m.png"
+    write_mask(path, np.array([[1]]))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images_module.os, "replace", full)
+    with pytest.raises(DataError, match=r"m.png: cannot be written \(No space left on device\)"):
+        write_mask(path, np.array([[2]]))
+    assert read_mask(path, 2).tolist() == [[1]] and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("labels", [np.zeros((2, 2)), np.zeros(4, int), np.array([[256]]), np.array([[-1]])])
+def test_write_mask_refuses(tmp_path, labels):
+    with pytest.raises(ValueError, match="integers in 0..255"):
+        write_mask(tmp_path / "m.png", labels)
+
+
+def test_resize_keeps_the_aspect(pixels):
+    assert resize_long_side(pixels, 30).shape == (20, 30, 3)
+    assert resize_long_side(pixels, 90).shape == (60, 90, 3)
+    assert resize_long_side(pixels[:1], 6).shape == (1, 6, 3)
+    np.testing.assert_array_equal(resize_long_side(pixels, 60), pixels)
+
+
+def test_small_image_is_repeated_outwards(pixels):
+    places = set()
+    for seed in range(30):
+        view, valid = train_view(pixels, np.random.default_rng(seed), 64, (60, 60))
+        assert view.shape == (64, 64, 3) and view.dtype == np.uint8 and valid.dtype == bool
+        rows, columns = np.flatnonzero(valid.any(1)), np.flatnonzero(valid.any(0))
+        (top, bottom), (left, right) = (rows[0], rows[-1]), (columns[0], columns[-1])
+        assert valid.sum() == 40 * 60 and (bottom - top, right - left) == (39, 59)
+        inside = view[top : bottom + 1, left : right + 1]
+        assert any(np.array_equal(inside, one) for one in (pixels, pixels[:, ::-1]))
+        y, x = np.arange(64).clip(top, bottom), np.arange(64).clip(left, right)
+        np.testing.assert_array_equal(view, view[y[:, None], x])
+        places.add((top, left))
+    assert {left for _, left in places} == set(range(5)) and len({top for top, _ in places}) > 10
+
+
+def test_large_image_is_cropped_everywhere_and_flipped_half_the_time(pixels):
+    ramp = np.repeat(np.arange(60, dtype=np.uint8)[None, :, None], 3, 2).repeat(40, 0)  # value = column
+    starts, flips = set(), 0
+    for seed in range(300):
+        view, valid = train_view(ramp, np.random.default_rng(seed), 32, (60, 60))
+        assert valid.all()
+        row = view[0, :, 0].astype(int)
+        flipped = row[1] < row[0]
+        np.testing.assert_array_equal(np.diff(row), -1 if flipped else 1)
+        flips += flipped
+        starts.add(row.min())
+    assert starts == set(range(29)) and 120 < flips < 180
+
+
+def test_long_side_is_drawn_from_the_whole_range():
+    image = np.zeros((10, 20, 3), np.uint8)
+    widths = {
+        train_view(image, np.random.default_rng(seed), 32, (16, 24))[1].any(0).sum() for seed in range(200)
+    }
+    assert widths == set(range(16, 25))
