@@ -1,4 +1,4 @@
-"""Networks. Pretrained weights: `camguide_fast.models.weights`, not imported here because it also runs as a program."""
+"""Networks. `models.weights` (pretrained files) is not imported here, because it also runs as a program."""
 
 from .camguide import CamGuideNet, CamNet, build_model, evaluating, logits, param_groups
 from .refine_head import RefineHead

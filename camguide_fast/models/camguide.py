@@ -1,4 +1,4 @@
-"""The networks of the method: a class-map network (teacher, baseline, stages 1-2) and the same with the refine head (stage 3)."""
+"""The networks: class maps alone (teacher, baseline, stages 1-2), and with the refine head (stage 3)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from .resnet import ResNet, build_resnet
 
 
 class CamNet(nn.Module):
-    """Trunk and a 1x1 classifier without bias: its output *is* the class maps (Eq. 1), and `logits` their mean (Eq. 9)."""
+    """Trunk and 1x1 classifier without bias: the output is the class maps (Eq. 1)."""
 
     def __init__(self, backbone: ResNet, num_classes: int):
         super().__init__()
@@ -24,35 +24,34 @@ class CamNet(nn.Module):
         self._frozen_bn: frozenset[str] = frozenset()
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [B, 3, H, W] -> stage1 [B, 64, H/4, W/4] and raw class maps [B, K, H/16, W/16], sizes rounded up."""
+        """x [B, 3, H, W] -> stage1 [B, 64, H/4, W/4] and class maps [B, K, H/16, W/16], sizes rounded up."""
         stage1, last = self.backbone(x)
         return stage1, self.classifier(last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw class maps [B, K, ceil(H/16), ceil(W/16)] of normalised images [B, 3, H, W]; signed, for `ops.cam_normalize`."""
+        """Raw, signed class maps [B, K, ceil(H/16), ceil(W/16)] of normalised images [B, 3, H, W]."""
         return self.features(x)[1]
 
     def freeze_bn(self, names: Iterable[str]) -> None:
-        """Keep BatchNorms in eval (running statistics used and never updated), from now on and through every `train()`.
+        """Keep BatchNorms in eval (running statistics used, never updated), now and through every `train()`.
 
         Args:
-            names: which ones: names of modules ("backbone", "backbone.layer1"), everything below them included, or of single
-                entries ("backbone.bn1.weight"), so that `WeightReport.loaded` can be passed as it is. "" means all of them; an
-                empty list thaws. Weight and bias keep training. Not part of the state_dict: call it again after loading.
+            names: which ones: names of modules ("backbone", "backbone.layer1"), everything below them
+                included, or of single entries ("backbone.bn1.weight"), so that `WeightReport.loaded` can be
+                passed as it is. "" means all of them; an empty list thaws. Weight and bias keep training. Not
+                part of the state_dict: call it again after loading.
 
         Raises:
             ValueError: a name that is neither a module nor an entry of the state_dict.
         """
-        names = frozenset(names)
-        known = {name for name, _ in self.named_modules()} | self.state_dict().keys()
-        if not names <= known:
-            raise ValueError(f"names: {sorted(names - known)[0]!r} is neither a module nor a parameter of this network")
-        frozen = set()
-        for name, module in self.named_modules():
-            entries = [f"{name}.{key}" for key in module.state_dict()] if isinstance(module, _BatchNorm) else []
-            if entries and (names.intersection(_ancestors(name)) or names.intersection(entries)):
-                frozen.add(name)
-        self._frozen_bn = frozenset(frozen)
+        names = _known(self, "names", names)
+        norms = [(name, module) for name, module in self.named_modules() if isinstance(module, _BatchNorm)]
+        self._frozen_bn = frozenset(
+            name
+            for name, module in norms
+            if names.intersection(_ancestors(name))
+            or names.intersection(f"{name}.{key}" for key in module.state_dict())
+        )
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CamNet":
@@ -63,7 +62,7 @@ class CamNet(nn.Module):
 
 
 class CamGuideNet(CamNet):
-    """`CamNet` with dropout on the coarse map and the refine head; loads a `CamNet` state_dict with only `head.*` missing."""
+    """`CamNet` with dropout on its map and the refine head. A `CamNet` state_dict lacks only `head.*`."""
 
     def __init__(self, backbone: ResNet, num_classes: int, head: RefineHead, dropout: float = 0.5):
         super().__init__(backbone, num_classes)
@@ -75,7 +74,8 @@ class CamGuideNet(CamNet):
 
         Args:
             x: normalised images [B, 3, H, W].
-            image01: the same images as RGB in [0, 1], float; the guide, area-downsampled to the stage-1 grid. No gradient.
+            image01: the same images as RGB in [0, 1], float; the guide, area-downsampled to the stage-1 grid.
+                No gradient.
 
         Returns:
             [B, K, ceil(H/4), ceil(W/4)]
@@ -89,15 +89,16 @@ class CamGuideNet(CamNet):
     def forward_pair(self, x: Tensor, image01: Tensor) -> tuple[Tensor, Tensor]:
         """z1 as `forward` gives it, and the map that stage 3 makes its targets from.
 
-        The second pass of the head runs on the same trunk features, without gradient, without dropout and with the head's
-        BatchNorm in eval. Running statistics and training flags are left as the first pass leaves them.
+        The second pass of the head runs on the same trunk features, without gradient, without dropout and
+        with the head's BatchNorm in eval. Running statistics and training flags are left as the first pass
+        leaves them.
 
         Returns:
             z1 [B, K, ceil(H/4), ceil(W/4)] and the same without gradient.
         """
         stage1, coarse = self.features(x)
         guide = _guide(x, image01, stage1)
-        # This order matters: autocast caches a weight's half copy, and one first made without gradient would cut the weight off.
+        # z1 first: some versions of autocast keep half copies made without gradient and would reuse them.
         z1 = self.head(self.dropout(coarse), stage1, guide)
         with torch.no_grad(), evaluating(self.head):
             target = self.head(coarse, stage1, guide)
@@ -135,8 +136,9 @@ def build_model(
     Args:
         arch: a key of `RESNETS`.
         num_classes: K, without background.
-        head: "none": `CamNet`. "lean": `CamGuideNet`, a head of `width` channels with the gate of Eq. 21. "parity": `CamGuideNet`,
-            512 channels (`width` is not used) and a gate branch of its own: the paper's 1.41 M parameters at K = 20.
+        head: "none": `CamNet`. "lean": `CamGuideNet`, a head of `width` channels with the gate of Eq. 21.
+            "parity": `CamGuideNet`, 512 channels (`width` is not used) and a gate branch of its own: the
+            paper's 1.41 M parameters at K = 20.
         radius, eps: of the head's guided filter.
         dropout: of the coarse map before the head (table III).
 
@@ -166,24 +168,21 @@ def param_groups(
 ) -> list[dict]:
     """Parameter groups for an optimiser: what was loaded learns at `lr`, what is new at `lr * new_scale`.
 
-    Biases (of BatchNorm too) get no weight decay and `bias_scale` times their group's rate; weights, BatchNorm's included, decay.
-    With `bias_scale=2` these are the four groups of Puzzle-CAM.
+    Biases (of BatchNorm too) get no weight decay and `bias_scale` times their group's rate; weights,
+    BatchNorm's included, decay. With `bias_scale=2` these are the four groups of Puzzle-CAM.
 
     Args:
-        new: names of what starts fresh: modules ("classifier", "head") or state_dict entries, so that `WeightReport.missing` can be
-            passed as it is.
+        new: names of what starts fresh: modules ("classifier", "head") or state_dict entries, so that
+            `WeightReport.missing` can be passed as it is.
 
     Returns:
-        Dicts `name, params, lr, weight_decay` in the order loaded.weight, loaded.bias, new.weight, new.bias, empty ones left
-        out; parameters in the model's order, those without requires_grad left out.
+        Dicts `name, params, lr, weight_decay` in the order loaded.weight, loaded.bias, new.weight, new.bias,
+        empty ones left out; parameters in the model's order, those without requires_grad left out.
 
     Raises:
         ValueError: an entry of `new` that the model does not have.
     """
-    new = frozenset(new)
-    known = {name for name, _ in model.named_modules()} | model.state_dict().keys()
-    if not new <= known:
-        raise ValueError(f"new: {sorted(new - known)[0]!r} is neither a module nor a parameter of this network")
+    new = _known(model, "new", new)
     groups = [
         {"name": f"{age}.{kind}", "params": [], "lr": lr * scale * rate, "weight_decay": decay}
         for age, scale in (("loaded", 1.0), ("new", new_scale))
@@ -194,6 +193,14 @@ def param_groups(
             index = 2 * bool(new.intersection(_ancestors(name))) + name.endswith(".bias")
             groups[index]["params"].append(parameter)
     return [group for group in groups if group["params"]]
+
+
+def _known(model: nn.Module, argument: str, names: Iterable[str]) -> frozenset[str]:
+    names = frozenset(names)
+    unknown = names - {name for name, _ in model.named_modules()} - model.state_dict().keys()
+    if unknown:
+        raise ValueError(f"{argument}: {min(unknown)!r} is neither a module nor a parameter of this network")
+    return names
 
 
 def _ancestors(name: str) -> list[str]:  # "a.b.c" -> ["", "a", "a.b", "a.b.c"]

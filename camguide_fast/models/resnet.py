@@ -55,7 +55,7 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
 
 
 class ResNet(nn.Module):
-    """Residual trunk without classifier: `conv1, bn1, layer1..4`, stride 16 (layer4 keeps its input's size, undilated).
+    """Residual trunk without classifier: `conv1, bn1, layer1..4`, stride 16 (none in layer4, no dilation).
 
     Attributes:
         channels: C of the last map, 512 (BasicBlock) or 2048 (Bottleneck).
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.channels = channels
-        # x_stg1 of Eq. 18 has 64 channels at H/4: layer1 gives them with BasicBlock, only the stem does with Bottleneck.
+        # x_stg1 of Eq. 18 has 64 channels at H/4: layer1 with BasicBlock, the stem alone with Bottleneck.
         self._stage1_is_stem = block is Bottleneck
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -87,13 +87,13 @@ class ResNet(nn.Module):
             x: [B, 3, H, W], H and W at least 16, any parity.
 
         Returns:
-            stage1 [B, 64, ceil(H/4), ceil(W/4)] and last [B, channels, ceil(H/16), ceil(W/16)], both after ReLU.
+            stage1 [B, 64, ceil(H/4), ceil(W/4)] and last [B, channels, ceil(H/16), ceil(W/16)]; >= 0.
 
         Raises:
             ValueError: another shape, or an image smaller than the stride.
         """
         if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 16:
-            raise ValueError(f"x must be [B, 3, H, W] with H and W at least 16 (the stride), got {list(x.shape)}")
+            raise ValueError(f"x must be [B, 3, H, W], H and W at least 16 (stride), got {list(x.shape)}")
         stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         stem = F.max_pool2d(stem, 3, 2, padding=1)
         low = self.layer1(stem)
@@ -101,7 +101,8 @@ class ResNet(nn.Module):
         return stem if self._stage1_is_stem else low, last
 
 
-# PAPER: its "ResNet18" of 14.00 M parameters is resnet26 here, Bottleneck [2, 2, 2, 2] (13.99 M); the usual resnet18 has 11.19 M.
+# PAPER: its "ResNet18" of 14.00 M parameters is resnet26 here, Bottleneck [2, 2, 2, 2] with 13.99 M; the
+# usual resnet18 has 11.19 M (20 classes).
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet26": (Bottleneck, [2, 2, 2, 2]),
