@@ -1,7 +1,16 @@
 """The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the docstring."""
 
 from ._register import load_native
+from .cam_normalize import cam_normalize
 from .confusion_matrix import confusion_matrix
+from .dense_crf import dense_crf, dense_crf_labels
+from .edge_consistency import edge_consistency_loss
+from .edge_support import edge_support
 from .guided_filter import guided_filter
+from .label_closing import label_closing
+from .local_consistency import local_consistency_loss
+from .slic import max_segments, slic
+from .superpixel_walk import SuperpixelGraph, superpixel_graph, superpixel_random_walk
+from .target_nll import target_nll
 
 load_native()

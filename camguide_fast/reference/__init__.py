@@ -1,4 +1,13 @@
 """The plain PyTorch twin of each op: one line per equation, any device, any float dtype. What every kernel is compared with."""
 
+from .cam_normalize import cam_normalize, cam_normalize_backward
 from .confusion_matrix import confusion_matrix
+from .dense_crf import dense_crf, dense_crf_labels
+from .edge_consistency import edge_consistency_loss
+from .edge_support import edge_support
 from .guided_filter import guided_filter
+from .label_closing import label_closing
+from .local_consistency import local_consistency_loss
+from .slic import slic
+from .superpixel_walk import superpixel_graph, superpixel_random_walk
+from .target_nll import target_nll
