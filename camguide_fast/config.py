@@ -7,8 +7,9 @@ literal values of tables I-III.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args, get_type_hints
 
 Arch = Literal["resnet18", "resnet26", "resnet34", "resnet50"]
 PAPER_CROP = 512
@@ -179,7 +180,7 @@ def default() -> Config:
         baseline=Classification(optimizer=puzzle_cam),
         teacher=Classification(optimizer=puzzle_cam),
         stage1=Distillation(optimizer=distill, cls_loss="hinge"),
-        stage2=Distillation(optimizer=distill, lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval"),
+        stage2=Distillation(optimizer=distill, cls_loss="hinge", lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval"),
         stage3=Refinement(epochs=10, optimizer=Optimizer("sgd", lr=0.009), amp=True),
     )
 
@@ -193,7 +194,13 @@ def paper() -> Config:
         network=replace(base.network, student="resnet26", teacher="resnet50", head="parity", width=512),
         stage1=replace(base.stage1, optimizer=adam, reg="raw"),
         stage2=replace(base.stage2, optimizer=adam, reg="raw"),
-        stage3=replace(base.stage3, optimizer=Optimizer("sgd", lr=0.009, new_scale=1), cls_loss="hinge", local="classes", smooth=1e-5),
+        stage3=replace(
+            base.stage3,
+            optimizer=Optimizer("sgd", lr=0.009, new_scale=1),
+            cls_loss="hinge",
+            local="classes",
+            smooth=1e-5,
+        ),
     )
 
 
@@ -208,7 +215,15 @@ def small() -> Config:
         baseline=Classification(epochs=8, optimizer=classify, **shared),
         teacher=Classification(epochs=8, optimizer=classify, **shared),
         stage1=Distillation(epochs=4, optimizer=distill, cls_loss="hinge", **shared),
-        stage2=Distillation(epochs=2, optimizer=distill, lambda_cls=0.0, lambda_reg=1.0, batch_size=16, amp=True, batchnorm="eval"),
+        stage2=Distillation(
+            epochs=2,
+            optimizer=distill,
+            lambda_cls=0.0,
+            lambda_reg=1.0,
+            batch_size=16,
+            amp=True,
+            batchnorm="eval",
+        ),
         stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
@@ -224,10 +239,40 @@ def demo() -> Config:
         baseline=Classification(epochs=12, optimizer=classify, **shared),
         teacher=Classification(epochs=12, optimizer=classify, **shared),
         stage1=Distillation(epochs=4, optimizer=classify, cls_loss="hinge", **shared),
-        stage2=Distillation(epochs=2, optimizer=replace(classify, lr=0.005), lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval", **shared),
+        stage2=Distillation(
+            epochs=2,
+            optimizer=replace(classify, lr=0.005),
+            lambda_cls=0.0,
+            lambda_reg=1.0,
+            batchnorm="eval",
+            **shared,
+        ),
         stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.005), low=0.15, **shared),
         inference=Inference(scales=(1.0, 1.5), fit_split="train:64"),
     )
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"default": default, "paper": paper, "small": small, "demo": demo}
+
+
+def to_dict(value: object) -> object:
+    """Dataclasses, tuples and paths as what JSON knows."""
+    if is_dataclass(value):
+        return {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [to_dict(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_dict(kind: type, tree: dict):
+    """The inverse of `to_dict` for the dataclass `kind`."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _restore(hints[name], value) for name, value in tree.items()})
+
+
+def _restore(hint: object, value: object) -> object:
+    if isinstance(value, dict):
+        return from_dict(hint, value)
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from . import ops
 from .config import Classification, Distillation, Refinement
-from .losses import EdgeConsistencyLoss, LocalConsistencyLoss, MapRegularization, MultiLabelHingeLoss, TargetNLL
+from .losses import (
+    EdgeConsistencyLoss,
+    LocalConsistencyLoss,
+    MapRegularization,
+    MultiLabelHingeLoss,
+    TargetNLL,
+)
 from .models import CamGuideNet, CamNet, logits
 from .targets import TargetMaker, draw_tau, sample, threshold_labels
 
@@ -61,7 +67,11 @@ class PuzzleStage(nn.Module):
         alpha = self.alpha * min(2 * progress, 1.0)
         loss = cls + tiles + alpha * reconstruction
         parts = {"cls": cls, "tiles": tiles, "reconstruction": reconstruction}
-        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, "logits": scores.detach()}
+        return {
+            "loss": loss,
+            **{name: part.detach() for name, part in parts.items()},
+            "logits": scores.detach(),
+        }
 
 
 def split_tiles(x: Tensor) -> Tensor:  # [B, C, H, W] -> [4B, C, H/2, W/2]
@@ -84,8 +94,13 @@ class DistillationStage(nn.Module):
     def __init__(self, net: CamNet, teacher: CamNet, settings: Distillation):
         super().__init__()
         self.net, self.settings = net, settings
-        self.cls, self.reg = classification_loss(settings.cls_loss), MapRegularization(raw=settings.reg == "raw")
-        self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of this module's state, nor of DDP's
+        self.cls, self.reg = (
+            classification_loss(settings.cls_loss),
+            MapRegularization(raw=settings.reg == "raw"),
+        )
+        self._teacher = (
+            teacher.eval().requires_grad_(False),
+        )  # in a tuple: no part of this module's state, nor of DDP's
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
         s, label = self.settings, batch["label"]
@@ -103,7 +118,9 @@ class DistillationStage(nn.Module):
         return {"loss": loss, "cls": cls.detach(), "reg": reg.detach(), "logits": logits(student).detach()}
 
 
-def teacher_mask(maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size) -> Tensor:  # [B, 1, H, W]
+def teacher_mask(
+    maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size
+) -> Tensor:  # [B, 1, H, W]
     # PAPER: Eq. 7 thresholds F_T itself; thresholds in (0, 1) ask for the normalised CAM of Eq. 3.
     cam = F.interpolate(ops.cam_normalize(maps), size, mode="bilinear")
     return ops.stochastic_mask(cam, label, low, high, None)
@@ -137,7 +154,11 @@ class RefinementStage(nn.Module):
         if s.lambda_crf and step % s.crf_every == 0:
             parts["crf"] = (s.lambda_crf, self._follow(cam, self.targets.crf, labels, batch))
         loss = sum(weight * part for weight, part in parts.values())
-        return {"loss": loss, **{name: part.detach() for name, (_, part) in parts.items()}, "logits": scores.detach()}
+        return {
+            "loss": loss,
+            **{name: part.detach() for name, (_, part) in parts.items()},
+            "logits": scores.detach(),
+        }
 
     def labels(self, z1: Tensor, batch: Batch) -> Tensor:  # [B, H, W]
         """The stochastic labels that targets start from, from maps that no gradient goes through."""
@@ -155,4 +176,6 @@ class RefinementStage(nn.Module):
         cam = cam * (label > 0)[:, :, None, None]
         if self.settings.local == "classes":
             return cam
-        return torch.cat([1 - cam.amax(1, keepdim=True), cam], 1)  # PAPER: Eq. 35 with the background as a class of its own
+        return torch.cat(
+            [1 - cam.amax(1, keepdim=True), cam], 1
+        )  # PAPER: Eq. 35 with the background as a class of its own

@@ -66,7 +66,12 @@ class TargetMaker:
         one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()
         one_hot = one_hot * ~padding[:, None]
         walked = ops.superpixel_random_walk(
-            one_hot, segments, image, sigma_color=s.walk_sigma, iterations=s.walk_iterations, squared=s.walk_squared
+            one_hot,
+            segments,
+            image,
+            sigma_color=s.walk_sigma,
+            iterations=s.walk_iterations,
+            squared=s.walk_squared,
         )
         return walked.argmax(1).masked_fill(padding, IGNORE)
 

@@ -1,0 +1,201 @@
+"""The training loop that all stages share: one process or several, stopped and resumed anywhere with the same result.
+
+Nothing random carries over from one iteration to the next: views come from (seed, epoch, image), and the generators are seeded from
+(seed, stage, iteration, rank) before each step. So position, weights, optimiser, schedule and scaler are the whole state.
+"""
+
+import signal
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import config
+from .checkpoint import load_state, save_state
+from .data import TrainLoader
+from .models import CamNet, evaluating, logits
+from .optim import Schedule, build_optimizer
+from .runlog import RunLog
+from .stages import Batch, normalize
+from .tags import mean_average_precision
+
+SELECTION_EPOCH = 2**31
+"""Number of the pass whose fixed views of the training images rank the checkpoints: far past any epoch that trains."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The process's place: its device, and its rank among the processes of a torchrun."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+@dataclass
+class Job:
+    """One stage, ready to be trained."""
+
+    name: str
+    settings: config.Stage
+    module: nn.Module  # of stages.py; `net` is its trainable part
+    net: CamNet
+    new: list[str] = field(default_factory=list)  # layers without pretrained weights
+    select: bool = False  # keep the epoch with the best tag mAP on the training images; else the last
+
+
+def fit(
+    job: Job, loader: TrainLoader, folder: Path, where: Where, *, seed: int, save_every: int, on_epoch=None
+) -> None:
+    """Trains `job.net` in place; its state is `folder/checkpoints/<name>.state.pt`, taken up if there and left for the caller to remove.
+
+    `on_epoch(net) -> dict` adds measurements to each epoch's line (evaluation only). Ctrl-C saves the state and raises.
+    """
+    settings, steps = job.settings, len(loader)
+    total = settings.epochs * steps
+    optimizer = build_optimizer(job.net, job.new, settings.optimizer)
+    schedule = Schedule(optimizer, settings.optimizer, total)
+    scaler = torch.amp.GradScaler(where.device.type, enabled=settings.amp and where.device.type == "cuda")
+    path = folder / "checkpoints" / f"{job.name}.state.pt"
+    step, best = 0, {"map": -1.0, "net": {}}
+    if path.exists():
+        state = load_state(path)
+        job.net.load_state_dict(state["net"])
+        for part, name in ((optimizer, "optimizer"), (schedule, "schedule"), (scaler, "scaler")):
+            part.load_state_dict(state[name])
+        step, best = state["step"], state["best"]
+    module = DistributedDataParallel(job.module) if where.world > 1 else job.module
+    log = RunLog(
+        folder,
+        job.name,
+        start=step,
+        total=total,
+        batch=settings.batch_size * where.world,
+        enabled=where.first,
+    )
+
+    def save() -> None:
+        log.flush(step, step // steps, optimizer.param_groups[0]["lr"])
+        if where.first:
+            parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler, "net": job.net}
+            save_state(
+                path,
+                {"step": step, "best": best, **{name: part.state_dict() for name, part in parts.items()}},
+            )
+
+    with _interrupts() as interrupted:
+        while step < total:
+            epoch = step // steps
+            job.module.train()
+            skipped = 0
+            for batch in loader.epoch(epoch, step % steps):
+                _seed(seed, job.name, step, where.rank)
+                skipped += len(batch["skipped"])
+                with _autocast(settings, where.device):
+                    parts = module(_to(batch, where.device), step, step / total)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(parts["loss"]).backward()
+                lr = optimizer.param_groups[0]["lr"]
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step(parts["loss"].detach())
+                step += 1
+                log.iteration(step, epoch, {n: p.detach() for n, p in parts.items() if n != "logits"}, lr)
+                if step % steps and (interrupted or step % save_every == 0):
+                    save()
+                    if interrupted:
+                        raise KeyboardInterrupt
+            measured = on_epoch(job.net) if on_epoch else {}
+            if job.select:
+                measured["map"] = score = mean_average_precision(
+                    *tag_scores(job.net, loader, settings, where)
+                )
+                if score >= best["map"]:  # ties: the later
+                    best = {
+                        "map": score,
+                        "net": {name: value.clone() for name, value in job.net.state_dict().items()},
+                    }
+            if skipped:
+                measured["skipped"] = skipped
+                log.say(f"epoch {epoch + 1}: {skipped} broken images skipped")
+            save()  # an epoch's end is saved with its selection, never between the two
+            log.event(step, epoch, event="epoch", **measured)
+            log.say(
+                f"epoch {epoch + 1}/{settings.epochs}  "
+                + "  ".join(f"{n} {v:.4g}" for n, v in measured.items())
+            )
+            if interrupted:
+                raise KeyboardInterrupt
+    log.close()
+    if best["net"]:
+        job.net.load_state_dict(best["net"])
+
+
+@torch.no_grad()
+def tag_scores(
+    net: CamNet, loader: TrainLoader, settings: config.Stage, where: Where
+) -> tuple[Tensor, Tensor]:
+    """Logits and tags [N, K] of one fixed view of the training images, those of all ranks."""
+    pairs = []
+    with evaluating(net), _autocast(settings, where.device):
+        for batch in loader.epoch(SELECTION_EPOCH):
+            batch = _to(batch, where.device)
+            pairs.append(torch.stack([tag_logits(net, batch).float(), batch["label"]]))
+    both = torch.cat(pairs, 1)  # [2, N, K]
+    if where.world > 1:
+        gathered: list = [None] * where.world
+        dist.all_gather_object(gathered, both.cpu())
+        both = torch.cat(gathered, 1)
+    scores, label = both.cpu().unbind(0)
+    return scores, label
+
+
+def tag_logits(net: CamNet, batch: Batch) -> Tensor:  # [B, K]
+    x = normalize(batch["image"], batch["valid"])
+    return logits(net(x, batch["image"].float() / 255) if hasattr(net, "head") else net(x))
+
+
+def _seed(seed: int, stage: str, step: int, rank: int) -> None:
+    torch.manual_seed(zlib.crc32(f"{seed} {stage} {step} {rank}".encode()))
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _autocast(settings: config.Stage, device: torch.device):
+    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=settings.amp)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that is non-empty after the first Ctrl-C (or SIGTERM), so that a step is never cut in two. The second one is immediate."""
+    caught: list[int] = []
+    before = {}
+
+    def handle(number: int, frame) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, handle)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

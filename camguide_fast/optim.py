@@ -1,0 +1,57 @@
+"""Optimisers and schedules of the stages; both move once an iteration."""
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from .config import Optimizer
+from .models import CamNet, param_groups
+
+SMOOTHING = 0.98
+"""Of the loss that the plateau schedule watches: single batches are noise."""
+
+
+def build_optimizer(net: CamNet, new: list[str], settings: Optimizer) -> torch.optim.Optimizer:
+    """`new` names the layers without pretrained weights, which learn at `new_scale` times the rate."""
+    groups = param_groups(
+        net,
+        settings.lr,
+        settings.weight_decay,
+        new=new,
+        new_scale=settings.new_scale,
+        bias_scale=settings.bias_scale,
+    )
+    if settings.name == "adam":
+        return torch.optim.Adam(groups, settings.lr)
+    return torch.optim.SGD(groups, settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+class Schedule:
+    """`poly`: rate * (1 - t/T)^power. `plateau`: halved (`factor`) after `patience` iterations without a better smoothed loss."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: Optimizer, total: int):
+        self.plateau = settings.schedule == "plateau"
+        self.smooth: float | None = None
+        if self.plateau:
+            self.scheduler = ReduceLROnPlateau(optimizer, factor=settings.factor, patience=settings.patience)
+        else:
+            self.scheduler = LambdaLR(optimizer, lambda t: max(0.0, 1 - t / total) ** settings.power)
+
+    def step(self, loss: torch.Tensor) -> None:
+        if not self.plateau:
+            self.scheduler.step()
+            return
+        value = loss.item()
+        self.smooth = value if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * value
+        self.scheduler.step(self.smooth)
+
+    def state_dict(self) -> dict:
+        return {"scheduler": self.scheduler.state_dict(), "smooth": self.smooth}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.smooth = state["smooth"]
+
+
+def freeze_batchnorm(net: CamNet, mode: str, loaded: list[str]) -> None:
+    """`mode` of `config.Stage.batchnorm`; `loaded` names the entries that came from a weight file."""
+    net.freeze_bn({"train": [], "eval": [""], "eval-loaded": loaded}[mode])

@@ -1,0 +1,129 @@
+"""Train CamGuide from image tags: teacher -> stage 1 -> 2 -> 3, CAMs and scores after each.
+
+Without --data a small set is generated first, so that the whole method can be watched in minutes.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import tyro
+
+from .checkpoint import read_json, write_json
+from .cli import run_cli
+from .config import PRESETS, Config, from_dict, to_dict
+from .data import make_demo
+from .errors import UserError
+from .fit import Where
+from .pipeline import NAMES, NEEDS, Args, Run
+from .report import write_report
+from .results import format_table, read_rows
+
+
+def run(args: Args, where: Where) -> None:
+    names = [NAMES[stage] for stage in NAMES if stage in args.stages]
+    for name in names:
+        for needed in NEEDS.get(name, ()):
+            if needed not in names and not (args.out / "checkpoints" / f"{needed}.safetensors").exists():
+                raise UserError(f"{args.out}: {name} needs {needed}, which is neither there nor among --stages")
+    started = time.monotonic()
+    current = Run(args, where)
+    if where.first:
+        write_json(args.out / "config.json", to_dict(args))
+        print(f"{args.data}: {len(current.split)} images, {len(current.split.classes)} classes -> {args.out}")
+    for name in names:
+        current.stage(name)
+    if where.first:
+        rows = read_rows(args.out / "results.json")
+        page = write_report(args.out)
+        print("\n" + (format_table(rows) if rows else "no split was scored (--inference.splits)"))
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
+
+
+def main() -> None:
+    args = _parse(sys.argv[1:])
+    where = _place(args.device)
+    try:
+        run(_prepare(args, where), where)
+    finally:
+        if where.world > 1:
+            dist.destroy_process_group()
+
+
+def _parse(argv: list[str]) -> Args:
+    """The preset, or the run that is resumed, gives the defaults of everything else."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset")
+    early.add_argument("--data", type=Path)
+    early.add_argument("--out", type=Path)
+    early.add_argument("--resume", action="store_true")
+    known, _ = early.parse_known_args(argv)
+    preset = known.preset or ("default" if known.data else "demo")
+    default = Args(preset=preset, config=PRESETS.get(preset, Config)())
+    saved = _out(known.out, known.data) / "config.json"
+    if known.resume and saved.exists():
+        default = replace(from_dict(Args, read_json(saved)), out=known.out)
+        args = tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+        _check_same(default, args, saved)
+        return args
+    return tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+
+
+def _out(out: Path | None, data: Path | None) -> Path:
+    return out or Path("runs") / (data.resolve().name if data else "demo")
+
+
+def _check_same(saved: Args, args: Args, path: Path) -> None:
+    """A resumed run may change where and how it runs, never what it computes."""
+    free = ("resume", "out", "device", "save_every", "stages", "skip_bad")
+    before, now = ({k: v for k, v in _flat(to_dict(a)).items() if k.split(".")[0] not in free} for a in (saved, args))
+    changed = [f"{key} (was {before[key]}, now {now[key]})" for key in before if before[key] != now[key]]
+    if changed:
+        raise UserError(f"{path}: --resume continues with the settings of the run; changed: {', '.join(changed)}")
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    result = {}
+    for key, value in tree.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
+
+
+def _prepare(args: Args, where: Where) -> Args:
+    """Refuses a folder that holds a run, generates the demo set if no data is named."""
+    out = _out(args.out, args.data)
+    if (out / "config.json").exists() and not args.resume:
+        raise UserError(f"{out}: holds a run; continue it with --resume, or name another folder with --out")
+    data = args.data
+    if data is None:
+        data = out / "data"
+        if where.first:
+            make_demo(data)
+    if where.world > 1:
+        dist.barrier()
+    return replace(args, out=out, data=data)
+
+
+def _place(device: str) -> Where:
+    """This process's device, and its rank under torchrun."""
+    cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no CUDA GPU, or PyTorch was installed without CUDA")
+    rank, world, local = (
+        int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    if cuda:
+        torch.cuda.set_device(local)
+    return Where(torch.device("cuda", local) if cuda else torch.device("cpu"), rank, world)
+
+
+if __name__ == "__main__":
+    run_cli(main)
