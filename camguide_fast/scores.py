@@ -41,9 +41,7 @@ def label_map(cam: np.ndarray, keys: np.ndarray, thresholds: float | Sequence[fl
     elif keys.max() < len(limits):
         passes = cam >= limits[keys][:, None, None]
     else:
-        raise ValueError(
-            f"thresholds: {len(limits)} numbers for class index {keys.max()}, expected one per class"
-        )
+        raise ValueError(f"thresholds: {len(limits)} numbers for class index {keys.max()}, expected one per class")
     best = np.where(passes, cam, -1).argmax(0)  # [H, W]
     return np.where(passes.any(0), keys[best] + 1, 0).astype(np.uint8)
 
@@ -75,20 +73,14 @@ def sweep_histogram(
         values = cam[:, counted].astype(np.float32)  # [P, n]
         best = values.argmax(0)
         top = np.asarray(keys, np.int64)[best]
-        level = np.searchsorted(
-            np.asarray(thresholds, np.float32), np.take_along_axis(values, best[None], 0)[0]
-        )
+        level = np.searchsorted(np.asarray(thresholds, np.float32), np.take_along_axis(values, best[None], 0)[0])
     shape = (num_classes + 1, num_classes, len(thresholds) + 1)
-    return np.bincount(np.ravel_multi_index((truth, top, level), shape), minlength=np.prod(shape)).reshape(
-        shape
-    )
+    return np.bincount(np.ravel_multi_index((truth, top, level), shape), minlength=np.prod(shape)).reshape(shape)
 
 
 def sweep_confusion(histogram: np.ndarray) -> np.ndarray:
     """Confusion matrices [T, C, C], rows are the truth, one for each global threshold, from [C, K, T + 1]."""
-    above = histogram[..., ::-1].cumsum(-1)[..., ::-1][
-        ..., 1:
-    ]  # [C, K, T] pixels whose best CAM exceeds threshold t
+    above = histogram[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]  # [C, K, T] pixels whose best CAM exceeds threshold t
     background = histogram.sum((1, 2))[:, None] - above.sum(1)  # [C, T]
     return np.concatenate([background[:, None], above], 1).transpose(2, 0, 1)
 
