@@ -1,0 +1,156 @@
+"""Fully connected CRF with Gaussian edges, by mean field: the numbers of pydensecrf."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from . import _checks as check
+from ._register import define, needs_grad
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_IGNORE = 255
+
+
+def _fake(prob, image, iterations, gaussian, bilateral, unary):
+    return torch.empty_like(unary if prob is None else prob, memory_format=torch.contiguous_format)
+
+
+def _fake_labels(labels, image, num_labels, gt_prob, iterations, gaussian, bilateral):
+    return torch.empty_like(labels, memory_format=torch.contiguous_format)
+
+
+define(
+    "dense_crf(Tensor? prob, Tensor image, int iterations, float[] gaussian, float[] bilateral, Tensor? unary)"
+    " -> Tensor",
+    reference=reference.dense_crf,
+    fake=_fake,
+)
+define(
+    "dense_crf_labels(Tensor labels, Tensor image, int num_labels, float gt_prob, int iterations, float[] gaussian,"
+    " float[] bilateral) -> Tensor",
+    reference=reference.dense_crf_labels,
+    fake=_fake_labels,
+)
+
+
+def dense_crf(
+    prob: Tensor | None,
+    image: Tensor,
+    iterations: int = 5,
+    gaussian: tuple[float, float] = (3.0, 3.0),
+    bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0),
+    unary: Tensor | None = None,
+) -> Tensor:
+    r"""Mean field of a fully connected CRF: Krähenbühl & Koltun (2011), with the numbers of `pydensecrf`.
+
+    $Q \leftarrow \mathrm{softmax}(-U + w_g K_g Q + w_b K_b Q)$ from $Q = \mathrm{softmax}(-U)$, Potts compatibility.
+    K_g compares positions / sxy, K_b positions / sxy and colours (0-255) / srgb, both as $\exp(-|\Delta f|^2 / 2)$ on
+    the permutohedral lattice (Adams et al., 2010), normalised as $D^{-1/2} L D^{-1/2}$, a pixel's own term included:
+    `DenseCRF2D` with `addPairwiseGaussian` and `addPairwiseBilateral` at their defaults.
+
+    Args:
+        prob: probabilities [B, L, H, W], fp32/fp16/bf16/fp64, >= 0; clipped to [1e-5, 1], U = -log prob
+            (`unary_from_softmax`). None where `unary` is given.
+        image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1] (times 255 inside); not the normalised one.
+        iterations: >= 0; 0 gives softmax(-U).
+        gaussian: (sxy > 0 in pixels, weight >= 0).
+        bilateral: (sxy > 0 in pixels, srgb > 0 in colour steps of 0-255, weight >= 0).
+        unary: energies U [B, L, H, W] in place of `prob`.
+
+    Returns:
+        Q [B, L, H, W] in the dtype of `prob` or `unary`; sums to 1 over L. Computed in fp32 (fp64 for fp64; positions
+        on the lattice in fp32 always, as they decide which vertices exist).
+
+    Gradient: none. An input that requires grad raises; pass it detached.
+
+    Memory: one image at a time. Lattices of the Gaussian term depend on H, W and sxy alone; the last four are kept.
+
+    Raises:
+        ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; on CPU
+            also negative, NaN or infinite values; sigmas too small for fp32 positions and 64-bit vertex numbers.
+    """
+    if (prob is None) == (unary is None):
+        raise ValueError(f"exactly one of prob and unary must be given, got {'neither' if prob is None else 'both'}")
+    name, given = ("prob", prob) if unary is None else ("unary", unary)
+    check.tensor(name, given, 4)
+    _check(f"{name} [B, L, H, W]", given, image, iterations, gaussian, bilateral)
+    check.same_device(prob=prob, unary=unary, image=image)
+    for what, x in ((name, given), ("image", image)):
+        if needs_grad(x):
+            raise ValueError(f"{what} requires grad, but dense_crf has no gradient; pass {what}.detach()")
+    check.finite(name, given)
+    if prob is not None and check.values(prob) and (prob < 0).any():
+        raise ValueError(f"prob must be >= 0, got a minimum of {prob.min().item():g}")
+    return torch.ops.camguide_fast.dense_crf(
+        prob, image, iterations, list(map(float, gaussian)), list(map(float, bilateral)), unary
+    )
+
+
+def dense_crf_labels(
+    labels: Tensor,
+    image: Tensor,
+    num_labels: int,
+    gt_prob: float = 0.7,
+    iterations: int = 5,
+    gaussian: tuple[float, float] = (3.0, 3.0),
+    bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0),
+) -> Tensor:
+    """Label maps made to follow the image: `dense_crf` on the energies of `unary_from_labels` of pydensecrf, argmax.
+
+    Each image is worked on with the n labels present in it: U = -log gt_prob for a pixel's label,
+    -log((1 - gt_prob) / (n - 1)) for the others (`zero_unsure=False`), log n for all where the pixel is 255. Ties go to
+    the smaller label.
+
+    Args:
+        labels: [B, H, W], any integer dtype, values 0 .. num_labels - 1, or 255 for unknown.
+        image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1].
+        num_labels: 1 .. 255.
+        gt_prob: trust in a label, in (0, 1).
+        iterations, gaussian, bilateral: as in `dense_crf`.
+
+    Returns:
+        [B, H, W] like labels, without 255. An image with a single label comes back with that label everywhere; one of
+        255 alone stays as it is. Computed in fp32.
+
+    Gradient: none (integers).
+
+    Raises:
+        ValueError, TypeError: wrong shape, dtype, device or parameter; on CPU also a label that is neither in range nor
+            255 (elsewhere such a label counts as 255).
+    """
+    check.tensor("labels", labels, 3, _INTEGERS)
+    _check("labels [B, H, W]", labels, image, iterations, gaussian, bilateral)
+    check.same_device(labels=labels, image=image)
+    check.integer("num_labels", num_labels, 1)
+    if num_labels > 255:
+        raise ValueError(f"num_labels must be at most 255 (255 marks unknown pixels), got {num_labels}")
+    check.number("gt_prob", gt_prob, 0, strict=True)
+    if gt_prob >= 1:
+        raise ValueError(f"gt_prob must be < 1, got {gt_prob!r}")
+    if check.values(labels):
+        wide = labels.long()
+        wrong = ((wide < 0) | (wide >= num_labels)) & (wide != _IGNORE)
+        if wrong.any():
+            raise ValueError(f"labels must be in 0 .. {num_labels - 1} or 255, got {wide[wrong][0].item()}")
+    return torch.ops.camguide_fast.dense_crf_labels(
+        labels, image, num_labels, float(gt_prob), iterations, list(map(float, gaussian)), list(map(float, bilateral))
+    )
+
+
+def _check(name: str, x: Tensor, image: Tensor, iterations: int, gaussian: tuple, bilateral: tuple) -> None:
+    check.image("image", image)
+    check.shape("image", image, (x.shape[0], 3, *x.shape[-2:]), name)
+    check.finite("image", image)
+    check.integer("iterations", iterations, 0)
+    for what, given, parts in (
+        ("gaussian", gaussian, ("sxy", "weight")),
+        ("bilateral", bilateral, ("sxy", "srgb", "weight")),
+    ):
+        if not isinstance(given, (tuple, list)) or len(given) != len(parts):
+            raise ValueError(f"{what} must be ({', '.join(parts)}), got {given!r}")
+        for part, value in zip(parts, given, strict=True):
+            check.number(f"{part} of {what}", value, 0, strict=part != "weight")
+            if math.isinf(value):
+                raise ValueError(f"{part} of {what} must be finite, got {value!r}")

@@ -1,0 +1,291 @@
+"""dense_crf, dense_crf_labels: mean field on the permutohedral lattice, as pydensecrf."""
+
+import importlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from camguide_fast import ops, reference
+from camguide_fast.reference import _permutohedral as permutohedral
+
+twin = importlib.import_module("camguide_fast.reference.dense_crf")  # the package gives its name to the function
+
+GAUSSIAN, BILATERAL = (3.0, 3.0), (50.0, 5.0, 10.0)
+
+
+def case(shape, labels=3, dtype=torch.float64, batch=1):
+    """Random blobs: smooth probabilities and a smooth image with a little noise."""
+
+    def smooth(channels):
+        coarse = torch.rand(batch, channels, 5, 5, dtype=dtype)
+        return torch.nn.functional.interpolate(coarse, shape, mode="bilinear", align_corners=True)
+
+    image = (smooth(3) * 200 + 40 * torch.rand(batch, 3, *shape, dtype=dtype)).to(torch.uint8)
+    return torch.softmax(6 * smooth(labels), 1), image
+
+
+def pydensecrf(unary, image, iterations=5, gaussian=GAUSSIAN, bilateral=BILATERAL):
+    """[L, H, W], uint8 [3, H, W] -> Q [L, H, W]."""
+    dcrf = pytest.importorskip("pydensecrf.densecrf")
+    n, h, w = unary.shape
+    crf = dcrf.DenseCRF2D(w, h, n)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(n, -1).float().numpy()))
+    crf.addPairwiseGaussian(sxy=gaussian[0], compat=gaussian[1])
+    rgb = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    crf.addPairwiseBilateral(sxy=bilateral[0], srgb=bilateral[1], rgbim=rgb, compat=bilateral[2])
+    return torch.from_numpy(np.array(crf.inference(iterations))).view(n, h, w)
+
+
+def assert_like_pydensecrf(unary, image, **settings):
+    ours = ops.dense_crf(None, image[None], unary=unary[None], **settings)[0]
+    theirs = pydensecrf(unary, image, **settings)
+    assert (ours - theirs).abs().max() <= 1e-3
+    assert (ours.argmax(0) == theirs.argmax(0)).float().mean() >= 0.999
+
+
+def read(path):
+    return torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1)
+
+
+def scribbles(path, labels):
+    """The energies of pydensecrf's own example: colours are labels, black is unknown."""
+    colours, index = read(path).flatten(1).T.unique(dim=0, return_inverse=True)
+    assert not colours[0].any()
+    index = index.view(read(path).shape[1:])
+    return twin._label_energy((index - 1) % labels, index > 0, labels, 0.7)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("labels", [3, 6, 21])
+def test_equals_pydensecrf_on_its_examples(images, number, labels):
+    assert_like_pydensecrf(scribbles(images / f"anno{number}.png", labels), read(images / f"im{number}.png"))
+
+
+@pytest.mark.parametrize("labels", [3, 21])
+def test_equals_pydensecrf_on_photographs(voc, labels):
+    names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
+    for name in names[:60:30]:
+        image = read(voc / f"JPEGImages/{name}.jpg")
+        prob, _ = case(tuple(image.shape[1:]), labels, torch.float32)
+        assert_like_pydensecrf(-torch.log(prob[0]), image)
+
+
+def test_equals_pydensecrf_with_other_settings(images):
+    unary, image = scribbles(images / "anno1.png", 3), read(images / "im1.png")
+    assert_like_pydensecrf(unary, image, iterations=10, gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
+    assert_like_pydensecrf(unary, image, iterations=2, gaussian=(0.75, 3.0), bilateral=(20.0, 13.0, 10.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 3), (6, 6), (33, 17)], ids=str)
+@pytest.mark.parametrize("labels", [1, 2, 5])
+@pytest.mark.parametrize("brightest", [255, 40, 0])  # dark: pixels near black meet the vertices of pydensecrf's filling
+def test_equals_pydensecrf_when_small(shape, labels, brightest):
+    image = torch.randint(0, brightest + 1, (3, *shape), dtype=torch.uint8)
+    assert_like_pydensecrf(-torch.log(torch.rand(labels, *shape).clamp(min=1e-5)), image)
+
+
+def test_as_close_to_the_exact_filter_as_pydensecrf():
+    n, sxy, srgb = 24, 8.0, 30.0
+    prob, image = case((n, n), labels=2)
+    features = twin._bilateral_features(image[0], sxy, srgb)
+    kernel = torch.exp(-(torch.cdist(features.double(), features.double()) ** 2) / 2)
+    kernel = kernel / (kernel.sum(0) * kernel.sum(1)[:, None]).sqrt()
+    exact = kernel @ prob[0].flatten(1).T
+    ours = permutohedral.blur(permutohedral.build(features, torch.float64), prob[0].flatten(1).T.contiguous())
+    # One step with two labels shows pydensecrf's filter: log Q0/Q1 + U0 - U1 is the filtered difference.
+    unary = -torch.log(prob[0])
+    q = pydensecrf(unary, image[0], 1, (3.0, 0.0), (sxy, srgb, 1.0)).double()
+    theirs = (torch.log(q[0] / q[1]) + unary[0] - unary[1]).flatten()
+    exact_difference = exact[:, 0] - exact[:, 1]
+    our_error = (ours[:, 0] - ours[:, 1] - exact_difference).abs()
+    assert our_error.mean() <= 1.01 * (theirs - exact_difference).abs().mean()
+    assert our_error.mean() <= 0.15 * exact_difference.abs().mean()
+
+
+@pytest.mark.parametrize(
+    "dtype, bound", [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)], ids=str
+)
+def test_precision(dtype, bound):
+    prob, image = case((23, 31), batch=2)
+    prob = prob.to(dtype).double()
+    out = ops.dense_crf(prob.to(dtype), image)
+    assert out.dtype == dtype
+    exact = reference.dense_crf(prob, image, 5, list(GAUSSIAN), list(BILATERAL), None)
+    assert (out.double() - exact).abs().max() <= bound
+    assert ops.dense_crf(prob, image).dtype == torch.float64
+
+
+def test_is_the_mean_field_of_its_kernels():
+    """Against dense matrices made of the filter's own columns: self term, Potts, order of the steps."""
+    prob, image = case((6, 5))
+    eye = torch.eye(30, dtype=torch.float64)
+    near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, torch.float64, prob.device), eye)
+    alike = permutohedral.blur(permutohedral.build(twin._bilateral_features(image[0], 50.0, 5.0), torch.float64), eye)
+    assert near.diagonal().min() > 0 and alike.diagonal().min() > 0
+    p = prob[0].flatten(1).clamp(1e-5, 1)
+    q = p / p.sum(0)
+    for _ in range(5):
+        q = p * torch.exp(3 * q @ near.T + 10 * q @ alike.T)
+        q = q / q.sum(0)
+    torch.testing.assert_close(ops.dense_crf(prob, image)[0].flatten(1), q, rtol=1e-9, atol=1e-12)
+
+
+def test_normalisation():
+    """Symmetric: D^-1/2 L D^-1/2 has the eigenvector D^1/2 with eigenvalue 1."""
+    lattice = permutohedral.build(twin._positions(9, 7, torch.device("cpu")) / 3, torch.float64)
+    root = 1 / lattice.weights.sum(1, keepdim=True)  # barycentric weights sum to 1 before they are divided by D^1/2
+    torch.testing.assert_close(permutohedral.blur(lattice, root), root, rtol=1e-6, atol=0)
+
+
+def test_forms_of_input():
+    prob, image = case((11, 14), dtype=torch.float32, batch=2)
+    expected = ops.dense_crf(prob, image)
+    torch.testing.assert_close(expected.sum(1), torch.ones(2, 11, 14))
+    same = dict(rtol=0, atol=0)
+    torch.testing.assert_close(ops.dense_crf(None, image, unary=-torch.log(prob)), expected, **same)
+    torch.testing.assert_close(ops.dense_crf(prob, image.float() / 255), expected, **same)
+    torch.testing.assert_close(ops.dense_crf(prob[1:], image[1:]), expected[1:], **same)
+    strided = prob.transpose(2, 3).contiguous().transpose(2, 3)
+    torch.testing.assert_close(ops.dense_crf(strided, image.to(memory_format=torch.channels_last)), expected, **same)
+    torch.testing.assert_close(ops.dense_crf(prob, image, iterations=0), prob)
+    extreme = torch.zeros(1, 2, 3, 3)
+    extreme[:, 0] = 7  # clipped to [1e-5, 1]
+    first = ops.dense_crf(extreme, image[:1, :, :3, :3], iterations=0)[0, :, 0, 0]
+    torch.testing.assert_close(first, torch.tensor([1 / (1 + 1e-5), 1e-5 / (1 + 1e-5)]))
+
+
+def test_same_bits_with_any_number_of_threads_and_under_autocast():
+    prob, image = case((64, 80), dtype=torch.float32)
+    threads, expected = torch.get_num_threads(), ops.dense_crf(prob, image)
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        again = ops.dense_crf(prob, image)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(again, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ops.dense_crf(prob, image), expected)
+
+
+def test_cache_is_bounded():
+    assert 0 < twin._gaussian_lattice.cache_info().maxsize <= 8
+
+
+def test_nan_spreads_where_values_are_not_checked():
+    prob, image = case((4, 5))
+    image = image.double() / 255
+    for wrong in (torch.nan, torch.inf):
+        image[0, 0, 1, 1] = wrong
+        assert reference.dense_crf(prob, image, 1, list(GAUSSIAN), list(BILATERAL), None)[0, :, 1, 1].isnan().all()
+
+
+def test_opcheck_and_compile():
+    prob, image = case((5, 6), dtype=torch.float32)
+    settings = (5, list(GAUSSIAN), list(BILATERAL))
+    torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (prob, image, *settings, None))
+    torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (None, image, *settings, -torch.log(prob)))
+    labels = prob.argmax(1)
+    torch.library.opcheck(torch.ops.camguide_fast.dense_crf_labels.default, (labels, image, 3, 0.7, *settings))
+
+    def both(prob, labels, image):
+        return ops.dense_crf(prob, image) * 2, ops.dense_crf_labels(labels, image, 3) + 1
+
+    compiled = torch.compile(both, fullgraph=True)
+    for got, expected in zip(compiled(prob, labels, image), both(prob, labels, image), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_labels_equal_pydensecrf(dtype):
+    utils = pytest.importorskip("pydensecrf.utils")
+    prob, image = case((40, 31), labels=3, batch=2)
+    index = prob.argmax(1)
+    index[0, :, 20:] = 255
+    names = torch.tensor([2, 7, 20])  # of 21: the others do not take part
+    labels = torch.where(index == 255, 255, names[index.clamp(max=2)]).to(dtype)
+    out = ops.dense_crf_labels(labels, image, 21)
+    assert out.dtype == dtype and out.shape == labels.shape
+    for b in range(2):
+        known = torch.where(index[b] == 255, 0, index[b])
+        unary = utils.unary_from_labels(known.numpy(), 3, gt_prob=0.7, zero_unsure=False).reshape(3, 40, 31)
+        unary[:, (index[b] == 255).numpy()] = np.log(3)
+        theirs = names[pydensecrf(torch.from_numpy(unary), image[b]).argmax(0)]
+        assert (out[b].long() == theirs).float().mean() >= 0.999
+
+
+def test_labels_of_few_kinds():
+    _, image = case((8, 9), batch=3)
+    labels = torch.full((3, 8, 9), 255)
+    labels[0, 2, 3] = 4  # one label and unknown pixels: that label everywhere
+    labels[1, :, :5], labels[1, :, 5:] = 0, 1
+    out = ops.dense_crf_labels(labels, image, 5)
+    assert (out[0] == 4).all() and (out[2] == 255).all()
+    assert set(out[1].unique().tolist()) <= {0, 1}
+    torch.testing.assert_close(ops.dense_crf_labels(labels, image, 5, iterations=0)[1], labels[1])
+    outside = torch.where(labels == 4, 9, labels)  # where values are not looked at, a label out of range counts as 255
+    assert (
+        reference.dense_crf_labels(outside, image, 5, 0.7, 1, list(GAUSSIAN), list(BILATERAL))[0] == outside[0]
+    ).all()
+
+
+def test_many_labels():
+    prob, image = case((6, 7), labels=255, dtype=torch.float32)
+    assert_like_pydensecrf(-torch.log(prob[0]), image[0])
+    labels = torch.arange(255).repeat(2).view(1, 17, 30)
+    out = ops.dense_crf_labels(labels.to(torch.uint8), torch.zeros(1, 3, 17, 30, dtype=torch.uint8), 255)
+    assert out.max() <= 254
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(prob=None), "exactly one of prob and unary must be given, got neither"),
+        (dict(unary=torch.ones(1, 2, 4, 4)), "exactly one of prob and unary must be given, got both"),
+        (dict(prob=torch.full((1, 2, 4, 4), torch.nan)), "prob holds NaN"),
+        (dict(prob=torch.full((1, 2, 4, 4), -0.5)), "prob must be >= 0, got a minimum of -0.5"),
+        (dict(prob=None, unary=torch.full((1, 2, 4, 4), torch.inf)), "unary holds NaN or infinite"),
+        (dict(prob=torch.ones(0, 2, 4, 4)), r"prob must have 4 non-empty dimensions, got shape \(0, 2, 4, 4\)"),
+        (dict(prob=torch.ones(1, 2, 4, 4, dtype=torch.int64)), "prob must be one of"),
+        (dict(prob=torch.ones(1, 2, 4, 4, requires_grad=True)), "prob requires grad"),
+        (dict(image=torch.zeros(1, 3, 4, 5)), r"image must have shape \(1, 3, 4, 4\)"),
+        (dict(image=torch.zeros(1, 1, 4, 4)), "image must be RGB"),
+        (dict(image=torch.full((1, 3, 4, 4), torch.nan)), "image holds NaN"),
+        (dict(iterations=-1), "iterations must be an integer >= 0"),
+        (dict(gaussian=(0.0, 3.0)), "sxy of gaussian must be a number > 0"),
+        (dict(gaussian=(3.0, 3.0, 3.0)), r"gaussian must be \(sxy, weight\)"),
+        (dict(bilateral=(50.0, -5.0, 10.0)), "srgb of bilateral must be a number > 0"),
+        (dict(bilateral=(50.0, 5.0, torch.inf)), "weight of bilateral must be finite"),
+        (dict(bilateral=5.0), r"bilateral must be \(sxy, srgb, weight\)"),
+        (dict(image=torch.rand(1, 3, 4, 4), bilateral=(50.0, 1e-6, 10.0)), "a sigma is too small"),
+        (dict(image=torch.rand(1, 3, 4, 4), bilateral=(50.0, 5e-3, 10.0)), "a sigma is too small"),
+    ],
+)
+def test_errors(change, message):
+    arguments = dict(prob=torch.ones(1, 2, 4, 4), image=torch.zeros(1, 3, 4, 4)) | change
+    with pytest.raises((ValueError, TypeError), match=message):
+        ops.dense_crf(**arguments)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(labels=torch.zeros(1, 4, 4)), "labels must be one of"),
+        (dict(labels=torch.zeros(4, 4, dtype=torch.int64)), "labels must have 3"),
+        (dict(labels=torch.full((1, 4, 4), 3)), "labels must be in 0 .. 2 or 255, got 3"),
+        (dict(labels=torch.full((1, 4, 4), -1)), "labels must be in 0 .. 2 or 255, got -1"),
+        (dict(num_labels=0), "num_labels must be an integer >= 1"),
+        (dict(num_labels=256), "num_labels must be at most 255"),
+        (dict(gt_prob=1.0), "gt_prob must be < 1"),
+        (dict(gt_prob=0), "gt_prob must be a number > 0"),
+        (dict(image=torch.zeros(2, 3, 4, 4)), "image must have shape"),
+        (dict(gaussian=(-1.0, 1.0)), "sxy of gaussian"),
+    ],
+)
+def test_errors_of_labels(change, message):
+    arguments = (
+        dict(labels=torch.zeros(1, 4, 4, dtype=torch.int64), image=torch.zeros(1, 3, 4, 4), num_labels=3) | change
+    )
+    with pytest.raises((ValueError, TypeError), match=message):
+        ops.dense_crf_labels(**arguments)
