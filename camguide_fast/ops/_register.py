@@ -58,7 +58,9 @@ def define(
 
 
 def _call_kernel(module: str, name: str, *args):
-    return getattr(importlib.import_module(f"camguide_fast.kernels.{module}"), name)(*args)
+    kernel = getattr(importlib.import_module(f"camguide_fast.kernels.{module}"), name)
+    with torch.cuda.device_of(next(a for a in args if isinstance(a, Tensor))):  # a launch goes to the current device
+        return kernel(*args)
 
 
 def _why_no_kernels(language: str) -> str:
@@ -76,9 +78,14 @@ def load_native() -> str:
     try:
         importlib.import_module("camguide_fast._C")
     except ImportError as error:
-        why = "the extension was not built" if isinstance(error, ModuleNotFoundError) else f"the extension does not load: {error}"
+        why = (
+            "the extension was not built"
+            if isinstance(error, ModuleNotFoundError)
+            else f"the extension does not load: {error}"
+        )
         warnings.warn(
-            f"camguide_fast: {why}; on CPU every op runs its slow PyTorch reference (see python -m camguide_fast.info)", stacklevel=2
+            f"camguide_fast: {why}; on CPU every op runs its slow PyTorch reference (see python -m camguide_fast.info)",
+            stacklevel=2,
         )
         return why
     return ""
@@ -105,12 +112,13 @@ def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tu
 
     The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N * dloss/dinput
     in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the upstream factor in fp32, so
-    that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives N; neither takes `need_grad`.
+    that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives N > 0 in the loss's dtype; neither takes
+    `need_grad`. N need not be a number of pixels: any factor that keeps grad within the range of fp16 does.
     """
 
     def row(x: Tensor, *args):
         *args, need_grad = args
-        n = count(x, *args).clamp(min=1)
+        n = count(x, *args)
         if not need_grad:
             return reference(x, *args), x.new_empty(0), 1 / n
         with _autograd_inside():
@@ -132,7 +140,8 @@ def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tu
 
     def backward(ctx, upstream, *_):
         grad, scale = ctx.saved_tensors
-        return ((grad * (upstream * scale)).to(grad.dtype), *[None] * ctx.others)
+        # .to: a 0-dim factor does not widen a half-precision product, and 1/N itself is lost in fp16
+        return ((grad.to(scale.dtype) * (upstream * scale)).to(grad.dtype), *[None] * ctx.others)
 
     define(schema, reference=row, fake=fake, kernel=kernel)
     name = schema[: schema.index("(")]
