@@ -1,6 +1,7 @@
 """The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the docstring."""
 
 from ._register import load_native
+from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize
 from .confusion_matrix import confusion_matrix
 from .dense_crf import dense_crf, dense_crf_labels
@@ -10,6 +11,7 @@ from .guided_filter import guided_filter
 from .label_closing import label_closing
 from .local_consistency import local_consistency_loss
 from .slic import max_segments, slic
+from .stochastic_mask import stochastic_mask
 from .superpixel_walk import SuperpixelGraph, superpixel_graph, superpixel_random_walk
 from .target_nll import target_nll
 

@@ -1,5 +1,6 @@
 """The plain PyTorch twin of each op: one line per equation, any device, any float dtype. What every kernel is compared with."""
 
+from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize, cam_normalize_backward
 from .confusion_matrix import confusion_matrix
 from .dense_crf import dense_crf, dense_crf_labels
@@ -9,5 +10,6 @@ from .guided_filter import guided_filter
 from .label_closing import label_closing
 from .local_consistency import local_consistency_loss
 from .slic import slic
+from .stochastic_mask import stochastic_mask
 from .superpixel_walk import superpixel_graph, superpixel_random_walk
 from .target_nll import target_nll
