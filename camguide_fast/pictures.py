@@ -1,5 +1,6 @@
-"""Masks made visible: laid over their photograph, and as small JPEG."""
+"""Pictures for people: masks laid over their photograph, small JPEGs, and pictures inside an HTML page."""
 
+import base64
 import io
 
 import numpy as np
@@ -28,3 +29,8 @@ def jpeg(image: np.ndarray, width: int | None = None, quality: int = 88) -> byte
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def inline(data: bytes, kind: str) -> str:
+    """A picture as the address of an <img>; kind: jpeg, svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

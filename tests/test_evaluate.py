@@ -161,7 +161,7 @@ def test_table():
     assert format_table(rows).splitlines() == [
         "val, 7 images, given labels: IoU in %",
         "stage     threshold    fit              mIoU  background   cat   dog   cow",
-        "-------------------------------------------------------------------------",
+        "--------------------------------------------------------------------------",
         "baseline  global 0.20  fitted           50.0        80.0  40.0  40.0  40.0",
         "          class-wise   fitted           50.0        80.0  40.0  40.0  40.0",
         "stage3    global 0.20  fitted           61.2        80.0  40.0  40.0     -",
