@@ -27,7 +27,7 @@ def segment_cells(dy: int, dx: int) -> list[tuple[int, int]]:
 
 
 def transition_planes(edge: Tensor, radius: int, beta: float) -> dict[tuple[int, int], Tensor]:
-    """{(dy, dx): [B, 1, h, w]}: T_ij at each cell j for its neighbour i = j + (dy, dx), 0 where i is outside the image."""
+    """{(dy, dx): [B, 1, h, w]}: T_ij at each cell j for its neighbour i = j + (dy, dx), 0 for i outside the image."""
     h, w = edge.shape[2:]
     planes = {}
     for dy, dx in half_plane_offsets(radius):
@@ -53,8 +53,8 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
     x = x * (1 - edge)
     r = radius - 1
     for _ in range(2**log2_steps):
-        # (x T)_j = sum_i x_i T_ij = x_j + sum_i (x_i - x_j) T_ij, since columns sum to 1. The roundings of the first form
-        # add up over hundreds of steps; the second even keeps a constant map exactly.
+        # (x T)_j = sum_i x_i T_ij = x_j + sum_i (x_i - x_j) T_ij, since columns sum to 1. Over hundreds of steps the
+        # roundings of the first form add up; the second even keeps a constant map exactly.
         padded, gain = torch.nn.functional.pad(x, (r, r, r, r)), torch.zeros_like(x)
         for (dy, dx), plane in planes.items():
             gain.addcmul_(plane, padded[:, :, r + dy : r + dy + h, r + dx : r + dx + w] - x)
