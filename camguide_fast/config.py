@@ -111,7 +111,7 @@ class Refinement(Stage):
     closing: int = 15
     """Kernel of the closing at a crop of 512; 0: without morphology."""
     segments: int = 1100
-    """SLIC segments at a crop of 512."""
+    """SLIC segments in a crop, whatever its size (but at most one for every four pixels)."""
     walk_iterations: int = 12
     walk_sigma: float = 2.0
     walk_squared: bool = False

@@ -31,7 +31,11 @@ def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, siz
 
 @dataclass(frozen=True)
 class TargetMaker:
-    """Makes L_crf's and L_rw's targets for crops of `crop` pixels; lengths scale with crop / 512, segments with its square."""
+    """Makes the targets of L_crf and L_rw for crops of `crop` pixels; lengths scale with crop / 512.
+
+    A superpixel's side is a length too, so a crop has the same number of segments at every size: with fewer, larger ones
+    the same steps of the walk would reach across the whole picture.
+    """
 
     settings: Refinement
     crop: int
@@ -60,7 +64,8 @@ class TargetMaker:
     def walk(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
         """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays 255."""
         s = self.settings
-        count = max(1, round(s.segments * self.scale**2))
+        height, width = image.shape[2:]
+        count = min(s.segments, max(1, height * width // 4))
         segments = ops.slic(image, n_segments=count)
         padding = labels == IGNORE
         one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()

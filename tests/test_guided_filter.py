@@ -49,6 +49,13 @@ def test_precision(dtype, bound):
     assert (out.double() - exact).abs().max() <= bound * exact.abs().max()
 
 
+def test_autocast_changes_nothing():
+    z, guide = case((2, 4, 23, 31), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ops.guided_filter(z, guide)
+    assert torch.equal(inside, ops.guided_filter(z, guide))
+
+
 def test_gradient():
     z, guide = case((2, 2, 6, 5))
     assert torch.autograd.gradcheck(lambda z: ops.guided_filter(z, guide, 2), z.requires_grad_())

@@ -50,17 +50,26 @@ def define(
     """
     name = schema[: schema.index("(")]
     library.define(schema)
-    library.impl(name, reference, "CompositeExplicitAutograd")
+    library.impl(name, functools.partial(_call_reference, reference), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
     _kernels[name] = kernel
     if kernel and not _why_no_kernels(kernel[1]):
         library.impl(name, functools.partial(_call_kernel, kernel[0], name), "CUDA")
 
 
+def _call_reference(reference: Callable, *args):
+    with torch.autocast(_first_tensor(args).device.type, enabled=False):  # a twin decides on its precision itself
+        return reference(*args)
+
+
 def _call_kernel(module: str, name: str, *args):
     kernel = getattr(importlib.import_module(f"camguide_fast.kernels.{module}"), name)
-    with torch.cuda.device_of(next(a for a in args if isinstance(a, Tensor))):  # a launch goes to the current device
+    with torch.cuda.device_of(_first_tensor(args)):  # a launch goes to the current device
         return kernel(*args)
+
+
+def _first_tensor(args: tuple) -> Tensor:
+    return next(a for a in args if isinstance(a, Tensor))
 
 
 def _why_no_kernels(language: str) -> str:

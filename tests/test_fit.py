@@ -1,0 +1,141 @@
+"""The training loop: stopped anywhere, it ends with the same weights."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from camguide_fast.config import Classification, Distillation, Optimizer
+from camguide_fast.data import Split, make_demo, open_split, train_loader
+from camguide_fast.errors import UserError
+from camguide_fast.fit import Job, Where, fit
+from camguide_fast.models import CamNet, build_resnet
+from camguide_fast.stages import ClassificationStage, DistillationStage
+
+CPU = Where(torch.device("cpu"))
+SETTINGS = Classification(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Split:
+    return open_split(make_demo(tmp_path_factory.mktemp("demo"), train=12, val=2, size=48), "train")
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAt(nn.Module):
+    """A stage that is cut off in the middle of an iteration, as a kill would."""
+
+    def __init__(self, stage: nn.Module, at: int):
+        super().__init__()
+        self.stage, self.at = stage, at
+
+    def forward(self, batch, step, progress):
+        if step == self.at:
+            raise Stopped
+        return self.stage(batch, step, progress)
+
+
+def make_job(settings) -> Job:
+    torch.manual_seed(3)
+    net = CamNet(build_resnet("resnet18"), 5)
+    if isinstance(settings, Distillation):
+        teacher = CamNet(build_resnet("resnet18"), 5)
+        return Job("stage1", settings, DistillationStage(net, teacher, settings), net, ["classifier"], select=True)
+    return Job("teacher", settings, ClassificationStage(net, settings), net, ["classifier"])
+
+
+def run(split, folder, settings, stop_at=None) -> dict:
+    job = make_job(settings)
+    if stop_at is not None:
+        job.module = StopAt(job.module, stop_at)
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+    fit(job, loader, folder, CPU, seed=0, save_every=2)
+    return job.net.state_dict()
+
+
+def lines(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SETTINGS,
+        Classification(epochs=2, batch_size=4, optimizer=Optimizer("adam", lr=1e-3, schedule="plateau", patience=1)),
+        Distillation(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01), cls_loss="hinge"),
+    ],
+    ids=["sgd-poly", "adam-plateau", "stage1-with-selection"],
+)
+def test_stopped_anywhere_it_ends_with_the_same_bits(split, tmp_path, settings):
+    whole = run(split, tmp_path / "whole", settings)
+    for stop in (1, 3, 5):  # before anything was saved, after an epoch's end, in the last epoch
+        with pytest.raises(Stopped):
+            run(split, tmp_path / "parts", settings, stop_at=stop)
+    parts = run(split, tmp_path / "parts", settings)
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    ends = [[line for line in lines(tmp_path / run) if line.get("event")] for run in ("whole", "parts")]
+    assert ends[0] == ends[1] and len(ends[0]) == 2
+
+
+def test_ctrl_c_saves_the_step_and_raises(split, tmp_path):
+    whole = run(split, tmp_path / "whole", SETTINGS)
+    job = make_job(SETTINGS)
+    forward = job.module.forward
+
+    def interrupt(batch, step, progress):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(batch, step, progress)
+
+    job.module.forward = interrupt
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, loader, tmp_path / "cut", CPU, seed=0, save_every=100)
+    state = torch.load(tmp_path / "cut/checkpoints/teacher.state.pt", weights_only=True)
+    assert state["step"] == 5  # the step that was under way is finished, not lost
+    resumed = run(split, tmp_path / "cut", SETTINGS)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_nan_loss_stops_with_the_setting_to_turn_and_keeps_the_last_good_state(split, tmp_path):
+    job = make_job(SETTINGS)
+    forward = job.module.forward
+
+    def poisoned(batch, step, progress):
+        parts = forward(batch, step, progress)
+        return parts | {"loss": parts["loss"] * float("nan")} if step >= 3 else parts
+
+    job.module.forward = poisoned
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+    with pytest.raises(UserError, match=r"not finite.*--teacher.optimizer.lr"):
+        fit(job, loader, tmp_path, CPU, seed=0, save_every=2)
+    state = torch.load(tmp_path / "checkpoints/teacher.state.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["net"].values() if value.is_floating_point())
+
+
+def test_learning_rate_follows_the_polynomial(split, tmp_path):
+    job = make_job(SETTINGS)
+    seen = []
+    forward = job.module.forward
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+    import camguide_fast.fit as module
+
+    build = module.build_optimizer
+    module.build_optimizer = lambda *a: seen.append(build(*a)) or seen[0]
+    rates = []
+    job.module.forward = lambda b, s, p: rates.append(seen[0].param_groups[0]["lr"]) or forward(b, s, p)
+    try:
+        fit(job, loader, tmp_path, CPU, seed=0, save_every=100)
+    finally:
+        module.build_optimizer = build
+    assert rates == pytest.approx([0.01 * (1 - t / 6) ** 0.9 for t in range(6)])

@@ -1,0 +1,132 @@
+"""The stages: what is fed where, and which loss sees which view."""
+
+import pytest
+import torch
+
+from camguide_fast import ops
+from camguide_fast.config import Classification, Distillation, Refinement
+from camguide_fast.models import CamNet, build_model, build_resnet, logits
+from camguide_fast.stages import (
+    MEAN,
+    STD,
+    ClassificationStage,
+    DistillationStage,
+    PuzzleStage,
+    RefinementStage,
+    merge_tiles,
+    normalize,
+    split_tiles,
+    teacher_mask,
+)
+
+K = 3
+
+
+@pytest.fixture
+def batch():
+    valid = torch.ones(2, 1, 64, 64, dtype=torch.bool)
+    valid[1, :, 48:] = False
+    label = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    return {"image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), "valid": valid, "label": label}
+
+
+def coarse() -> CamNet:
+    return CamNet(build_resnet("resnet18"), K)
+
+
+def test_normalize_is_imagenets_and_padding_is_the_mean_colour(batch):
+    x = normalize(batch["image"], batch["valid"])
+    expected = (batch["image"][0].double() / 255 - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD)[
+        :, None, None
+    ]
+    torch.testing.assert_close(x[0].double(), expected, atol=1e-5, rtol=1e-5)
+    assert (x[1, :, 48:] == 0).all()
+
+
+def test_tiles_come_back_where_they_were():
+    x = torch.arange(2 * 3 * 8 * 6.0).reshape(2, 3, 8, 6)
+    assert torch.equal(merge_tiles(split_tiles(x)), x)
+    assert torch.equal(split_tiles(x)[2:4], x[:, :, :4, 3:])  # second tile: upper right
+
+
+def test_classification_and_puzzle(batch):
+    net = coarse()
+    parts = ClassificationStage(net, Classification())(batch, 0, 0.0)
+    scores = logits(net.train()(normalize(batch["image"], batch["valid"])))
+    expected = torch.nn.functional.multilabel_soft_margin_loss(scores, batch["label"])
+    torch.testing.assert_close(parts["loss"], expected)
+    stage = PuzzleStage(coarse().eval(), Classification(method="puzzle"))
+    start, half, end = (stage(batch, 0, p) for p in (0.0, 0.25, 1.0))
+    torch.testing.assert_close(start["loss"], start["cls"] + start["tiles"])  # alpha ramps from 0 ...
+    torch.testing.assert_close(half["loss"], half["cls"] + half["tiles"] + 2 * half["reconstruction"])
+    torch.testing.assert_close(end["loss"], end["cls"] + end["tiles"] + 4 * end["reconstruction"])  # ... to 4
+
+
+def test_stage_1_tags_the_masked_view_and_follows_the_teacher_on_the_whole(batch):
+    net, teacher = coarse().eval(), coarse()
+    settings = Distillation(cls_loss="softmargin")
+    stage = DistillationStage(net, teacher, settings)
+    torch.manual_seed(5)
+    parts = stage(batch, 0, 0.0)
+    torch.manual_seed(5)
+    x = normalize(batch["image"], batch["valid"])
+    with torch.no_grad():
+        maps = teacher(x)
+        mask = teacher_mask(maps, batch["label"], settings.low, settings.high, x.shape[2:])
+        masked, student = net(x * mask), net(x)
+    assert 0 < mask.float().mean() < 1
+    torch.testing.assert_close(
+        parts["cls"], torch.nn.functional.multilabel_soft_margin_loss(logits(masked), batch["label"])
+    )
+    torch.testing.assert_close(parts["reg"], (maps - student).abs().mean() / maps.abs().mean())  # Eq. 24
+    torch.testing.assert_close(parts["loss"].detach(), 0.35 * parts["cls"] + 0.65 * parts["reg"])  # Eq. 40
+    parts["loss"].backward()
+    assert all(p.grad is None for p in teacher.parameters()) and not teacher.training  # Eq. 5
+    assert not any("teacher" in name for name in stage.state_dict())
+
+
+def test_stage_2_sees_the_masked_view_alone_and_has_no_tag_loss(batch):
+    net, teacher = coarse().eval(), coarse()
+    seen = []
+    net.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    stage = DistillationStage(net, teacher, Distillation(lambda_cls=0.0, lambda_reg=1.0))
+    parts = stage(batch, 0, 0.0)
+    assert len(seen) == 1 and len(seen[0]) == 2  # one view of each image
+    x = normalize(batch["image"], batch["valid"])
+    assert not torch.equal(seen[0], x) and "cls" not in parts
+    with torch.no_grad():
+        maps = teacher(x)
+    torch.testing.assert_close(parts["loss"].detach(), (maps - net(seen[0])).abs().mean().detach() / maps.abs().mean())
+
+
+def test_stage_3_has_five_losses_and_the_crf_every_fourth_iteration(batch):
+    net = build_model("resnet18", K, "lean", width=16)
+    settings = Refinement(batch_size=2)
+    stage = RefinementStage(net, settings, crop=64)
+    first, second = stage(batch, 0, 0.0), stage(batch, 1, 0.0)
+    assert {"cls", "edge", "loc", "rw", "crf"} < set(first) and "crf" not in second
+    weights = {"cls": 1.0, "edge": 0.7, "loc": 0.45, "rw": 0.4, "crf": 0.8}  # table III
+    torch.testing.assert_close(first["loss"].detach(), sum(w * first[n] for n, w in weights.items()))  # Eq. 42
+    first["loss"].backward()
+    trained = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert trained == {"backbone", "classifier", "head"}
+
+
+def test_stage_3_targets_ignore_padding_and_absent_classes(batch):
+    stage = RefinementStage(build_model("resnet18", K, "lean", width=16), Refinement(), crop=64)
+    z1 = torch.randn(2, K, 16, 16)
+    labels = stage.labels(z1, batch)
+    assert (labels[1, 48:] == 255).all() and (labels[0] != 255).all()
+    assert set(labels[0].unique().tolist()) <= {0, 1} and set(labels[1].unique().tolist()) <= {0, 2, 3, 255}
+    for target in (stage.targets.walk(labels, batch["image"], K), stage.targets.crf(labels, batch["image"], K)):
+        assert ((target == 255) == ~batch["valid"][:, 0]).all()
+        assert set(target[0].unique().tolist()) <= {0, 1}
+
+
+def test_local_consistency_compares_background_too(batch):
+    stage = RefinementStage(build_model("resnet18", K, "lean", width=16), Refinement(), crop=64)
+    cam = ops.cam_normalize(torch.randn(2, K, 8, 8))
+    vector = stage._distribution(cam, batch["label"])
+    assert vector.shape[1] == K + 1
+    torch.testing.assert_close(vector[0, 0], 1 - cam[0, 0])  # one class present: the rest is background
+    assert (vector[0, 2:] == 0).all()
