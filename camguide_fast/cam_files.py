@@ -78,6 +78,7 @@ def each_cam(model: nn.Module, card: ModelCard, images: FullImages, settings: Ca
     """The CAMs of each readable image, in order.
 
     With predicted labels an image in which no class exceeds its threshold has no CAMs: it is all background.
+    Maps that are not finite are a UserError.
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
@@ -88,6 +89,10 @@ def each_cam(model: nn.Module, card: ModelCard, images: FullImages, settings: Ca
             return scale_maps(model, image, scale, flip=flip, amp=settings.amp, max_side=settings.max_side)
 
         maps = {scale: maps_at(scale) for scale in settings.scales}
+        if not all(m.isfinite().all() for m in maps.values()):
+            raise UserError(
+                f"{item['name']}: the maps of {card.stage} are not finite (weights with NaN, or fp16 overflow)"
+            )
         if settings.labels == "given":
             present = item["label"] > 0  # [K]
         else:

@@ -1,7 +1,10 @@
-"""How the commands of this package end: quietly, or with one line on stderr."""
+"""What the commands share: options, the device, and how they end: quietly, or with one line on stderr."""
 
 import sys
 from collections.abc import Callable
+
+import torch
+import tyro
 
 from .errors import UserError
 
@@ -19,3 +22,21 @@ def run_cli(function: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def option(metavar: str, default: str = "required"):
+    """How tyro shows an option whose default is found out later."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
+
+
+def parse(kind: type, command: str):
+    """An instance of the dataclass `kind`, from the command line of `python -m camguide_fast.<command>`."""
+    single_flags = (tyro.conf.FlagCreatePairsOff,)  # --overlay without --no-overlay
+    return tyro.cli(kind, description=kind.__doc__, prog=f"python -m camguide_fast.{command}", config=single_flags)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of --device; UserError for CUDA that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no CUDA GPU, or PyTorch was installed without CUDA")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

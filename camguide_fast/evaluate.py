@@ -14,15 +14,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
 
 from . import ops
 from .cam_files import Labels, read_cam, write_cams
 from .checkpoint import load_model, write_json
-from .cli import run_cli
+from .cli import option, parse, pick_device, run_cli
 from .data import Split, open_split, read_mask
 from .errors import DataError, UserError
-from .infer import pick_device, run_scales
+from .infer import SCALES_OPTION, run_scales
 from .results import Row, format_table, merge_rows, read_rows
 from .scores import (
     THRESHOLDS,
@@ -147,32 +146,30 @@ def _pairs(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[np.nda
         raise DataError(f"{cam_dir}: not one image of split {split.name!r} has both a CAM and a mask")
 
 
-_Path = Annotated[Path, tyro.conf.arg(metavar="PATH")]
-
-
 @dataclass(frozen=True)
 class Args:
     """Score a checkpoint against masks: IoU by class and mIoU, thresholds global and class-wise."""
 
-    checkpoint: _Path
+    checkpoint: Annotated[Path, option("FILE")]
     """A .safetensors of a run."""
-    data: _Path
+    data: Annotated[Path, option("DIR")]
     """The data set: a VOC tree, or a folder with tags.csv / tags.json and masks/."""
     split: str = "val"
     """Split that is scored; name:N is an evenly spaced sample of N images."""
-    fit_split: str | None = None
+    fit_split: Annotated[str | None, option("SPLIT", "default: none")] = None
     """Also fit thresholds here and report them as transferred."""
     labels: Labels = "given"
     """Classes of an image: its tags, or those the network predicts."""
-    out: _Path | None = None
+    out: Annotated[Path | None, option("FILE", "default: results are only printed")] = None
     """JSON file of results; its rows of other stages, splits, labels and fits are kept."""
-    scales: tuple[float, ...] | None = None
-    """Scales that are merged [those of the checkpoint's run, else .5 1 1.5 2]."""
-    cams: _Path | None = None
-    """Keep the CAMs here, <stage>/<split>/<name>.npz, and take what is there of this checkpoint [they are not kept]."""
+    scales: Annotated[tuple[float, ...] | None, SCALES_OPTION] = None
+    """Scales that are merged."""
+    cams: Annotated[Path | None, option("DIR", "default: they are not kept")] = None
+    """Keep the CAMs here, <stage>/<split>/<name>.npz, and use those of this checkpoint that are there."""
     skip_bad: bool = False
     """Leave out broken images and those without mask, counted, instead of stopping."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: CUDA if there is a GPU."""
 
 
 def evaluate(args: Args) -> None:
@@ -227,7 +224,7 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 
 
 def main() -> None:
-    evaluate(tyro.cli(Args, description=Args.__doc__, prog="python -m camguide_fast.evaluate"))
+    evaluate(parse(Args, "evaluate"))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from . import ops
 from .cam_files import CamSettings, Labels, each_cam, images_only, save_mask, write_cams, write_masks
 from .checkpoint import ModelCard, load_model, read_json, write_atomic
-from .cli import run_cli
+from .cli import option, parse, pick_device, run_cli
 from .data import Split, find_tag_file, open_images
 from .data.labels import read_name_lists, tag_indices
 from .data.tagged_folder import _read_csv
@@ -30,46 +29,43 @@ from .scores import label_map
 __all__ = ["class_maps", "label_map", "multi_scale_cam", "write_cams", "write_masks"]
 
 DEFAULT_THRESHOLD = 0.15  # IRN's, and the best of plain classification in the measurements here
-_Path = Annotated[Path, tyro.conf.arg(metavar="PATH")]
+
+
+SCALES_OPTION = option("FLOAT [FLOAT ...]", "default: those of the checkpoint's run, else .5 1 1.5 2")
 
 
 @dataclass(frozen=True)
 class Args:
     """Write palette PNG masks (0 background, 1.. classes) for a folder of images, with any trained checkpoint."""
 
-    checkpoint: _Path
+    checkpoint: Annotated[Path, option("FILE")]
     """A .safetensors of a run."""
-    images: _Path
-    """Folder of images (jpg, png, bmp, webp)."""
-    out: _Path
+    images: Annotated[Path, option("DIR")]
+    """Folder of images: jpg, png, bmp, webp."""
+    out: Annotated[Path, option("DIR")]
     """Folder for the masks, <image's name>.png."""
-    labels: Labels | None = None
-    """Classes an image may show: its tags (given), or those the network sees (predicted) [given with --tags, else
-    predicted]."""
-    tags: _Path | None = None
-    """Tags of the images, CSV (columns image,tags) or JSON [the tag file in --images]."""
-    threshold: float | None = None
-    """One threshold for all classes, 0 to 1 [see --thresholds]."""
-    thresholds: _Path | None = None
-    """File of fitted thresholds [thresholds.json of the checkpoint's run; without one, .15 for all]."""
-    scales: tuple[float, ...] | None = None
-    """Scales that are merged [those of the checkpoint's run, else .5 1 1.5 2]."""
+    labels: Annotated[Labels | None, option("{given,predicted}", "default: given with --tags, else predicted")] = None
+    """Classes that an image may show: its tags (given), or those the network sees (predicted)."""
+    tags: Annotated[Path | None, option("FILE", "default: the tag file in --images, if labels are given")] = None
+    """Tags of the images: CSV with the columns image,tags, or JSON {image: [tags]}."""
+    threshold: Annotated[float | None, option("FLOAT", "default: see --thresholds")] = None
+    """One threshold for all classes, 0 to 1."""
+    thresholds: Annotated[
+        Path | None, option("FILE", "default: thresholds.json of the checkpoint's run; without one .15 for all")
+    ] = None
+    """Fitted thresholds: {stage: {"global": t, "class-wise": [t, ...], "fitted_on": split}}; class-wise if there."""
+    scales: Annotated[tuple[float, ...] | None, SCALES_OPTION] = None
+    """Scales that are merged."""
     max_side: int = MAX_SIDE
-    """Larger images are shrunk to this long side before scaling, in pixels; masks keep the image's size."""
+    """Larger images are shrunk to this long side before scaling, pixels; masks keep the image's size."""
     closing: int = 0
-    """Close gaps in the masks with a square of this odd side, in pixels; 0 for none."""
+    """Close gaps in the masks with a square of this odd side, pixels; 0 for none."""
     overlay: bool = False
-    """Also write <out>/overlays/<name>.jpg, masks laid over the photographs."""
+    """Also write <out>/overlays/<name>.jpg, the masks laid over the photographs."""
     skip_bad: bool = False
     """Leave out images that do not decode, counted and named, instead of stopping."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of --device; UserError for CUDA that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no CUDA GPU, or PyTorch was installed without CUDA")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    """Where to compute; auto: CUDA if there is a GPU."""
 
 
 def run_scales(checkpoint: Path) -> tuple[float, ...]:
@@ -180,7 +176,7 @@ def _in_range(value: object, source: object) -> float:
 
 
 def main() -> None:
-    infer(tyro.cli(Args, description=Args.__doc__, prog="python -m camguide_fast.infer"))
+    infer(parse(Args, "infer"))
 
 
 if __name__ == "__main__":

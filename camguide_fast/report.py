@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from .checkpoint import read_json, write_atomic
-from .cli import run_cli
+from .cli import parse, run_cli
 from .contact_sheet import contact_sheet
 from .curves import last_epochs, loss_curves, read_metrics
 from .errors import UserError
@@ -215,7 +215,7 @@ class Args:
 
 
 def main() -> None:
-    print(write_report(tyro.cli(Args, description=Args.__doc__, prog="python -m camguide_fast.report").run_dir))
+    print(write_report(parse(Args, "report").run_dir))
 
 
 if __name__ == "__main__":

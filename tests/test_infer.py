@@ -226,6 +226,14 @@ def test_broken_image(tmp_path, coarse):
     assert write_masks(tmp_path / "out", split, tmp_path / "masks", 0.3, skip_bad=True) == 2
 
 
+def test_weights_that_are_not_finite(tmp_path, coarse):
+    broken = deepcopy(coarse)
+    broken.classifier.weight.data[0, 0] = float("nan")
+    split = with_tags(open_images(folder_of_images(tmp_path / "in", ["a.jpg"]), CARD.classes), (1,))
+    with pytest.raises(UserError, match="a: the maps of stage3 are not finite"):
+        write_cams(broken, CARD, split, tmp_path / "out", workers=0, progress=False)
+
+
 def test_read_cam_refuses(tmp_path):
     np.savez(tmp_path / "a.npz", keys=np.array([4]), cam=np.zeros((1, 2, 2), np.float16))
     with pytest.raises(DataError, match="class index 4, expected 0 to 2"):
