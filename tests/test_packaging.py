@@ -1,0 +1,148 @@
+"""The ways to run the package - installed, editable, from the checkout - with and without the C++ extension."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+PROBE = """
+import json, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import camguide_fast.kernels
+    from camguide_fast import ops
+    from camguide_fast.ops import _register
+import torch
+row = _register.rows()["confusion_matrix"]["cpu"]
+labels = torch.tensor([0, 1, 1])
+print(json.dumps({
+    "package": camguide_fast.__file__,
+    "kernels": camguide_fast.kernels.__file__,
+    "row": row.backend,
+    "why": row.why,
+    "warnings": [str(w.message) for w in caught if "camguide_fast" in str(w.message)],
+    "result": ops.confusion_matrix(labels, labels, 2).tolist(),
+}))
+"""
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAMGUIDE_FAST", "PYTHON"))}
+    process = subprocess.run(command, cwd=cwd, env=environment | variables, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def copy_of_the_checkout(to: Path) -> Path:
+    """Sources alone, as a fresh clone has them."""
+    for folder in ("camguide_fast", "kernels", "csrc"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for file in (f for f in ROOT.iterdir() if f.is_file()):
+        shutil.copy(file, to)
+    return to
+
+
+def fresh_python(folder: Path) -> Path:
+    """A virtual environment that finds torch and the build tools here, but not this environment's own camguide_fast."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    python = folder / "bin/python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    # A plain path in a .pth file comes last, and the .pth files over there (editable installs) are not followed.
+    Path(site, "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return python
+
+
+def build_wheel(folder: Path, **variables: str) -> Path:
+    tree = copy_of_the_checkout(folder / "tree")
+    run(*PIP, "wheel", ".", *OFFLINE, "-w", folder, cwd=tree, **variables)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def native_wheel(tmp_path_factory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="module")
+def plain_wheel(tmp_path_factory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("plain"), CAMGUIDE_FAST_NATIVE="0")
+
+
+def install(what: str | Path, folder: Path, *options: str, **variables: str) -> Path:
+    """pip install into a fresh environment, whose python is returned."""
+    python = fresh_python(folder / "venv")
+    run(*PIP, "--python", python, "install", *OFFLINE, *options, what, cwd=folder, **variables)
+    return python
+
+
+def check(found: str, row: str, package: Path) -> None:
+    probe = json.loads(found)
+    assert probe["row"] == row
+    assert len(probe["warnings"]) == (row == "reference"), probe["warnings"]
+    assert probe["result"] == [[1, 0], [0, 2]]
+    assert Path(probe["package"]).is_relative_to(package)
+    assert Path(probe["kernels"]).is_relative_to(package)
+
+
+def test_regular_install(native_wheel, tmp_path):
+    assert "-cp310-abi3-" in native_wheel.name  # one binary for every CPython >= 3.10
+    python = install(native_wheel, tmp_path)
+    check(run(python, "-c", PROBE, cwd=tmp_path), "native", tmp_path / "venv")
+    backend = json.loads(run(python, "-c", PROBE, cwd=tmp_path, CAMGUIDE_FAST_BACKEND="reference"))
+    assert (backend["row"], backend["why"]) == ("reference", "CAMGUIDE_FAST_BACKEND=reference")
+    assert backend["warnings"] == [] and backend["result"] == [[1, 0], [0, 2]]
+    # From the repository's root python finds the sources before the installed package.
+    tree = copy_of_the_checkout(tmp_path / "tree")
+    check(run(python, "-c", PROBE, cwd=tree), "reference", tree)
+
+
+def test_regular_install_without_the_extension(plain_wheel, tmp_path):
+    assert plain_wheel.name.endswith("-py3-none-any.whl")
+    python = install(plain_wheel, tmp_path)
+    check(run(python, "-c", PROBE, cwd=tmp_path), "reference", tmp_path / "venv")
+
+
+def test_editable_install_and_checkout(tmp_path):
+    tree = copy_of_the_checkout(tmp_path / "tree")
+    nothing_installed = fresh_python(tmp_path / "other")
+    check(run(nothing_installed, "-c", PROBE, cwd=tree), "reference", tree)
+    python = install(tree, tmp_path, "-e")
+    check(run(python, "-c", PROBE, cwd=tmp_path), "native", tree)
+    check(run(nothing_installed, "-c", PROBE, cwd=tree), "native", tree)  # the extension now lies in the checkout
+
+
+def test_editable_install_without_the_extension(tmp_path):
+    tree = copy_of_the_checkout(tmp_path / "tree")
+    python = install(tree, tmp_path, "-e", CAMGUIDE_FAST_NATIVE="0")
+    check(run(python, "-c", PROBE, cwd=tmp_path), "reference", tree)
+
+
+def test_wheel_holds_every_module(plain_wheel, native_wheel):
+    """The list of packages in pyproject.toml is written by hand."""
+    tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "camguide_fast").rglob("*.py")}
+    tree |= {f"camguide_fast/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    for wheel, extension in [(plain_wheel, set()), (native_wheel, {"camguide_fast/_C.abi3.so"})]:
+        names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+        assert names == tree | extension
+
+
+def test_source_distribution_holds_what_a_build_needs(tmp_path):
+    tree = copy_of_the_checkout(tmp_path / "tree")
+    build = "from setuptools.build_meta import build_sdist; build_sdist('..')"
+    run(sys.executable, "-c", build, cwd=tree, CAMGUIDE_FAST_NATIVE="0")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
+    needed = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*") if path.is_file()}
+    assert needed | {"setup.py", "pyproject.toml", "LICENSE", "kernels/cam_normalize.py"} <= names
