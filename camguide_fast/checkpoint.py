@@ -30,14 +30,10 @@ class ModelCard:
     radius: int
     eps: float
     classes: tuple[str, ...]
-    tag_thresholds: tuple[
-        float, ...
-    ] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
+    tag_thresholds: tuple[float, ...] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
 
     def build(self) -> nn.Module:
-        return build_model(
-            self.arch, len(self.classes), self.head, width=self.width, radius=self.radius, eps=self.eps
-        )
+        return build_model(self.arch, len(self.classes), self.head, width=self.width, radius=self.radius, eps=self.eps)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -85,9 +81,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     try:
         model.load_state_dict(safetensors.torch.load_file(path, device="cpu"))
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: weights do not fit its card ({card.arch}, head {card.head}): {error}"
-        ) from error
+        raise UserError(f"{path}: weights do not fit its card ({card.arch}, head {card.head}): {error}") from error
     return model.to(device).eval(), card
 
 

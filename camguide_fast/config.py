@@ -214,7 +214,7 @@ def small() -> Config:
         network=Network(teacher="resnet18"),
         baseline=Classification(epochs=8, optimizer=classify, **shared),
         teacher=Classification(epochs=8, optimizer=classify, **shared),
-        stage1=Distillation(epochs=4, optimizer=distill, cls_loss="hinge", **shared),
+        stage1=Distillation(epochs=5, optimizer=distill, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=2,
             optimizer=distill,

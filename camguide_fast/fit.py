@@ -117,9 +117,7 @@ def fit(
                         raise KeyboardInterrupt
             measured = on_epoch(job.net) if on_epoch else {}
             if job.select:
-                measured["map"] = score = mean_average_precision(
-                    *tag_scores(job.net, loader, settings, where)
-                )
+                measured["map"] = score = mean_average_precision(*tag_scores(job.net, loader, settings, where))
                 if score >= best["map"]:  # ties: the later
                     best = {
                         "map": score,
@@ -130,10 +128,7 @@ def fit(
                 log.say(f"epoch {epoch + 1}: {skipped} broken images skipped")
             save()  # an epoch's end is saved with its selection, never between the two
             log.event(step, epoch, event="epoch", **measured)
-            log.say(
-                f"epoch {epoch + 1}/{settings.epochs}  "
-                + "  ".join(f"{n} {v:.4g}" for n, v in measured.items())
-            )
+            log.say(f"epoch {epoch + 1}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in measured.items()))
             if interrupted:
                 raise KeyboardInterrupt
     log.close()
@@ -142,9 +137,7 @@ def fit(
 
 
 @torch.no_grad()
-def tag_scores(
-    net: CamNet, loader: TrainLoader, settings: config.Stage, where: Where
-) -> tuple[Tensor, Tensor]:
+def tag_scores(net: CamNet, loader: TrainLoader, settings: config.Stage, where: Where) -> tuple[Tensor, Tensor]:
     """Logits and tags [N, K] of one fixed view of the training images, those of all ranks."""
     pairs = []
     with evaluating(net), _autocast(settings, where.device):
@@ -170,11 +163,7 @@ def _seed(seed: int, stage: str, step: int, rank: int) -> None:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch.items()
-        if isinstance(value, Tensor)
-    }
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _autocast(settings: config.Stage, device: torch.device):

@@ -20,7 +20,7 @@ from .checkpoint import ModelCard, load_model, read_json, write_atomic
 from .cli import option, parse, pick_device, run_cli
 from .data import Split, find_tag_file, open_images
 from .data.labels import read_name_lists, tag_indices
-from .data.tagged_folder import _read_csv
+from .data.tagged_folder import read_csv
 from .errors import DataError, UserError
 from .multi_scale import MAX_SIDE, SCALES, class_maps, multi_scale_cam
 from .pictures import jpeg, overlay
@@ -98,7 +98,7 @@ def fitted_thresholds(path: Path, card: ModelCard) -> tuple[float | tuple[float,
 
 def tagged(split: Split, path: Path) -> Split:
     """`split` with the tags of a CSV or JSON file, by file name or by name without suffix."""
-    table = _read_csv(path).tags if path.suffix.lower() == ".csv" else read_name_lists(path)
+    table = read_csv(path).tags if path.suffix.lower() == ".csv" else read_name_lists(path)
     records = []
     for record in split:
         names = [name for name in (record.image.name, record.name) if name in table]

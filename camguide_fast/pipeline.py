@@ -210,14 +210,15 @@ class Run:
             return
         rows, transfer = [], (cams[self.fit_split.name], self.fit_split) if self.fit_split else None
         for split in self.scored:
-            rows += evaluate_cams(cams[split.name], split, name, i.labels, fit=transfer)
+            rows += evaluate_cams(cams[split.name], split, name, i.labels, transfer, skip_bad=self.args.skip_bad)
         thresholds = _frozen(rows, self.split.classes, self.fit_split.name if self.fit_split else self.scored[0].name)
         for split in self.scored:
             write_masks(
                 cams[split.name],
                 split,
                 self.folder / "masks" / name / split.name.replace(":", "_"),
-                thresholds["global"],
+                thresholds["class-wise"],
+                skip_bad=self.args.skip_bad,
             )
         path = self.folder / "thresholds.json"
         write_json(path, {**(read_json(path) if path.exists() else {}), name: thresholds})

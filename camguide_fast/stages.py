@@ -118,9 +118,7 @@ class DistillationStage(nn.Module):
         return {"loss": loss, "cls": cls.detach(), "reg": reg.detach(), "logits": logits(student).detach()}
 
 
-def teacher_mask(
-    maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size
-) -> Tensor:  # [B, 1, H, W]
+def teacher_mask(maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size) -> Tensor:  # [B, 1, H, W]
     # PAPER: Eq. 7 thresholds F_T itself; thresholds in (0, 1) ask for the normalised CAM of Eq. 3.
     cam = F.interpolate(ops.cam_normalize(maps), size, mode="bilinear")
     return ops.stochastic_mask(cam, label, low, high, None)

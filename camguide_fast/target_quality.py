@@ -19,8 +19,7 @@ class TargetQuality:
         self.stage, self.device, self.amp = stage, device, amp
         with_masks = [record for record in split if record.mask]
         self.records = [
-            with_masks[i]
-            for i in np.linspace(0, len(with_masks) - 1, min(count, len(with_masks))).round().astype(int)
+            with_masks[i] for i in np.linspace(0, len(with_masks) - 1, min(count, len(with_masks))).round().astype(int)
         ]
         self.classes = len(split.classes)
 
@@ -44,9 +43,7 @@ class TargetQuality:
         height, width = view.shape[:2]
         label = torch.zeros(1, self.classes, device=self.device)
         label[0, list(record.tags)] = 1
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.amp and self.device.type == "cpu"
-        ):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp and self.device.type == "cpu"):
             maps = net(normalize(image), image.float() / 255)
         s = self.stage.settings
         tau = torch.full((1,), (s.low + s.high) / 2, device=self.device)

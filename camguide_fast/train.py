@@ -15,7 +15,7 @@ import torch.distributed as dist
 import tyro
 
 from .checkpoint import read_json, write_json
-from .cli import run_cli
+from .cli import pick_device, run_cli
 from .config import PRESETS, Config, from_dict, to_dict
 from .data import make_demo
 from .errors import UserError
@@ -51,6 +51,9 @@ def main() -> None:
     where = _place(args.device)
     try:
         run(_prepare(args, where), where)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with --resume goes on from here", file=sys.stderr)
+        raise
     finally:
         if where.world > 1:
             dist.destroy_process_group()
@@ -68,11 +71,11 @@ def _parse(argv: list[str]) -> Args:
     default = Args(preset=preset, config=PRESETS.get(preset, Config)())
     saved = _out(known.out, known.data) / "config.json"
     if known.resume and saved.exists():
-        default = replace(from_dict(Args, read_json(saved)), out=known.out)
-        args = tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+        default = replace(from_dict(Args, read_json(saved)), out=saved.parent)
+    args = tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+    if known.resume and saved.exists():
         _check_same(default, args, saved)
-        return args
-    return tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+    return args
 
 
 def _out(out: Path | None, data: Path | None) -> Path:
@@ -112,9 +115,7 @@ def _prepare(args: Args, where: Where) -> Args:
 
 def _place(device: str) -> Where:
     """This process's device, and its rank under torchrun."""
-    cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no CUDA GPU, or PyTorch was installed without CUDA")
+    cuda = pick_device(device).type == "cuda"
     rank, world, local = (
         int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )

@@ -58,9 +58,7 @@ def test_class_maps_and_logits():
     assert maps.shape == (2, 5, 4, 5)
     assert maps.min() < 0 < maps.max()  # raw: neither ReLU nor normalisation
     features = net.backbone(x)[1].mean((2, 3))
-    torch.testing.assert_close(
-        logits(maps), features @ net.classifier.weight[:, :, 0, 0].T, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(logits(maps), features @ net.classifier.weight[:, :, 0, 0].T, rtol=1e-4, atol=1e-5)
     assert torch.equal(net.features(x)[1], maps)
 
 

@@ -58,9 +58,7 @@ def test_many_pixels_on_several_threads():
     cells = torch.bincount(target * 21 + pred, minlength=21 * 21).view(21, 21)
     assert torch.equal(ops.confusion_matrix(pred, target, 21), cells)
     noise = torch.randint(0, 21, (300_000,))
-    assert torch.equal(
-        ops.confusion_matrix(noise, noise, 21), torch.diag(torch.bincount(noise, minlength=21))
-    )
+    assert torch.equal(ops.confusion_matrix(noise, noise, 21), torch.diag(torch.bincount(noise, minlength=21)))
 
 
 def test_ignored_targets_hide_the_prediction():

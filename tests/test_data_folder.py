@@ -35,9 +35,7 @@ def test_csv(folder, stem):
     split = open_split(folder, "train")
     assert split.classes == ("cat", "dog")
     assert [(record.name, record.tags) for record in split] == [("a", (0,)), ("sub/b", (0, 1))]
-    assert (
-        split.records[1].image == folder / "sub/b.png" and split.records[1].mask == folder / "masks/sub/b.png"
-    )
+    assert split.records[1].image == folder / "sub/b.png" and split.records[1].mask == folder / "masks/sub/b.png"
     assert split.records[0].mask is None
     assert [record.tags for record in open_split(folder, "val")] == [()]
     _fails(folder, r"no split 'test' \(splits there: train, val\)", "test")

@@ -157,7 +157,5 @@ def test_large_image_is_cropped_everywhere_and_flipped_half_the_time(pixels):
 
 def test_long_side_is_drawn_from_the_whole_range():
     image = np.zeros((10, 20, 3), np.uint8)
-    widths = {
-        train_view(image, np.random.default_rng(seed), 32, (16, 24))[1].any(0).sum() for seed in range(200)
-    }
+    widths = {train_view(image, np.random.default_rng(seed), 32, (16, 24))[1].any(0).sum() for seed in range(200)}
     assert widths == set(range(16, 25))

@@ -131,9 +131,7 @@ def test_skipped_file_is_named_and_changes_nothing_else(split, workers):
 
 def test_batch_with_nothing_left(split):
     _break(split, *range(11))
-    with pytest.raises(
-        DataError, match=r"all 2 images of a batch are broken; the first: .*not a readable image"
-    ):
+    with pytest.raises(DataError, match=r"all 2 images of a batch are broken; the first: .*not a readable image"):
         next(_loader(split, skip_bad=True).epoch(0))
 
 

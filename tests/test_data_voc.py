@@ -30,8 +30,7 @@ def tree(tmp_path) -> Path:
 
 def _xml(*names: str, head: str = "") -> str:
     objects = "".join(
-        f"<object><name>{name}</name><difficult>1</difficult><part><name>head</name></part></object>"
-        for name in names
+        f"<object><name>{name}</name><difficult>1</difficult><part><name>head</name></part></object>" for name in names
     )
     return f"<?xml version='1.0'?>{head}<annotation><filename>x</filename>{objects}</annotation>"
 

@@ -36,10 +36,14 @@ def brute_force(z, guide, radius, eps):
 @pytest.mark.parametrize("radius", [1, 4, 40])
 def test_equals_the_definition(shape, radius):
     z, guide = case(shape)
-    torch.testing.assert_close(ops.guided_filter(z, guide, radius, 1e-2), brute_force(z, guide, radius, 1e-2), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        ops.guided_filter(z, guide, radius, 1e-2), brute_force(z, guide, radius, 1e-2), rtol=1e-9, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, bound", [(torch.float32, 2e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
+)
 def test_precision(dtype, bound):
     z, guide = case((2, 4, 23, 31))
     z = z.to(dtype).double()
@@ -80,7 +84,9 @@ def test_strides_and_uint8():
 def test_identities():
     _, guide = case((1, 1, 20, 20))
     torch.testing.assert_close(ops.guided_filter(torch.full_like(guide, 3.5), guide), torch.full_like(guide, 3.5))
-    torch.testing.assert_close(ops.guided_filter(guide, guide, eps=1e-12), guide, atol=1e-6, rtol=0)  # the guide explains itself
+    torch.testing.assert_close(
+        ops.guided_filter(guide, guide, eps=1e-12), guide, atol=1e-6, rtol=0
+    )  # the guide explains itself
     z, flat = torch.randn(1, 1, 20, 20, dtype=torch.float64), torch.full_like(guide, 0.3)
     mean = reference._common.window_mean
     torch.testing.assert_close(ops.guided_filter(z, flat), mean(mean(z, 4), 4))  # a flat guide leaves two box means
@@ -91,7 +97,9 @@ def test_interior_equals_opencv(images):
     image = cv2.cvtColor(cv2.imread(str(images / "cat.bmp")), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
     grey = image.mean(2)
     theirs = cv2.ximgproc.guidedFilter(image, grey, 4, 1e-2)
-    ours = ops.guided_filter(torch.from_numpy(grey)[None, None], torch.from_numpy(image).permute(2, 0, 1)[None])[0, 0].numpy()
+    ours = ops.guided_filter(torch.from_numpy(grey)[None, None], torch.from_numpy(image).permute(2, 0, 1)[None])[
+        0, 0
+    ].numpy()
     np.testing.assert_allclose(ours[8:-8, 8:-8], theirs[8:-8, 8:-8], atol=2e-4)
 
 

@@ -61,9 +61,7 @@ def test_global_threshold_is_strict_and_ties_take_the_first_class():
 
 def test_classwise_takes_the_best_among_those_that_pass():
     limits = [0.0, 0.2, 0.0, 0.6]
-    assert label_map(CAM, KEYS, limits).tolist() == [
-        [2, 2, 2, 0]
-    ]  # pixel 1: class 3 is larger, yet under its .6
+    assert label_map(CAM, KEYS, limits).tolist() == [[2, 2, 2, 0]]  # pixel 1: class 3 is larger, yet under its .6
     assert label_map(CAM, KEYS, [1.0, 1.0, 1.0, 0.5]).tolist() == [[0, 4, 0, 0]]  # .5 >= .5
 
 
@@ -118,9 +116,7 @@ def test_iou_by_hand():
     values = iou(confusion)
     assert values[:2].tolist() == [6 / 9, 3 / 6] and np.isnan(values[2])
     assert mean_iou(confusion) == pytest.approx((6 / 9 + 3 / 6) / 2)
-    predicted_only = np.array(
-        [[6, 0, 2], [0, 4, 0], [0, 0, 0]]
-    )  # a class that is only predicted counts, with 0
+    predicted_only = np.array([[6, 0, 2], [0, 4, 0], [0, 0, 0]])  # a class that is only predicted counts, with 0
     assert mean_iou(predicted_only) == pytest.approx((6 / 8 + 1 + 0) / 3)
 
 

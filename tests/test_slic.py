@@ -127,9 +127,7 @@ def test_range_strides_and_dtypes():
     picture = crop("chelsea", 90, 70)
     image = tensor(picture)
     expected = ops.slic(image, 40)
-    assert torch.equal(
-        ops.slic(image.double() * 3 - 50, 40), expected
-    )  # the range of the image does not matter
+    assert torch.equal(ops.slic(image.double() * 3 - 50, 40), expected)  # the range of the image does not matter
     assert torch.equal(ops.slic(image.float(), 40), expected)
     assert torch.equal(ops.slic(image.half(), 40), expected)  # 0-255 are exact in fp16
     assert torch.equal(ops.slic(image.bfloat16(), 40), expected)

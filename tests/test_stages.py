@@ -108,7 +108,9 @@ def test_stage_3_has_five_losses_and_the_crf_every_fourth_iteration(batch):
     weights = {"cls": 1.0, "edge": 0.7, "loc": 0.45, "rw": 0.4, "crf": 0.8}  # table III
     torch.testing.assert_close(first["loss"].detach(), sum(w * first[n] for n, w in weights.items()))  # Eq. 42
     first["loss"].backward()
-    trained = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    trained = {
+        name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert trained == {"backbone", "classifier", "head"}
 
 

@@ -133,16 +133,12 @@ def test_graph(natural):
     for s in range(200):
         row = graph.neighbours[0, offsets[s] : offsets[s + 1]].tolist()
         assert row == sorted(set(row) - {s})
-        assert not row or math.isclose(
-            graph.transition[0, offsets[s] : offsets[s + 1]].sum(), 1, rel_tol=1e-6
-        )
+        assert not row or math.isclose(graph.transition[0, offsets[s] : offsets[s + 1]].sum(), 1, rel_tol=1e-6)
         pairs |= {(s, other) for other in row}
     assert not any(s in (20, *range(n, 200)) for s, _ in pairs)  # the empty ones
     assert pairs == {(b, a) for a, b in pairs}
     expected = ops.superpixel_random_walk(target.float(), segments, image)
-    assert torch.equal(
-        ops.superpixel_random_walk(target.float(), graph=graph), expected
-    )  # also with the wider bound
+    assert torch.equal(ops.superpixel_random_walk(target.float(), graph=graph), expected)  # also with the wider bound
     more = torch.cat([target, target], 1).float()
     assert torch.equal(ops.superpixel_random_walk(more, graph=graph)[:, 5:], expected)
 
@@ -162,8 +158,7 @@ def test_batch_strides_and_float_image(natural):
     expected = ops.superpixel_random_walk(target, segments, image)
     second_target, second_segments, second_image = flipped
     batch = [
-        torch.cat(p)
-        for p in ((target, second_target.float()), (segments, second_segments), (image, second_image))
+        torch.cat(p) for p in ((target, second_target.float()), (segments, second_segments), (image, second_image))
     ]
     out = ops.superpixel_random_walk(*batch)
     assert torch.equal(out[:1], expected)

@@ -30,7 +30,9 @@ def test_sample_takes_the_centre_of_each_cell():
 def test_the_closing_kernel_scales_and_stays_odd(crop, kernel, monkeypatch):
     seen = []
     monkeypatch.setattr("camguide_fast.targets.ops.label_closing", lambda x, kernel_size: seen.append(kernel_size) or x)
-    TargetMaker(Refinement(), crop).crf(torch.zeros(1, 8, 8, dtype=torch.int64), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 2)
+    TargetMaker(Refinement(), crop).crf(
+        torch.zeros(1, 8, 8, dtype=torch.int64), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 2
+    )
     assert seen == [kernel]
 
 

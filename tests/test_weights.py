@@ -38,9 +38,7 @@ def assert_same_trunk(net, trunk):
         assert torch.equal(got[name], value), name
 
 
-@pytest.mark.parametrize(
-    "form", ["plain.pth", "state_dict.pth", "model.pt", "module.pth", "plain.safetensors"]
-)
+@pytest.mark.parametrize("form", ["plain.pth", "state_dict.pth", "model.pt", "module.pth", "plain.safetensors"])
 def test_torchvision_and_timm_files(form, trunk, tmp_path):
     state, path = torchvision_file(trunk), tmp_path / form
     if path.suffix == ".safetensors":
@@ -315,8 +313,7 @@ def test_real_partial_weights(weights):
     expected = {"classifier.weight"} | {f"backbone.{conv}.weight" for conv in absent}
     for conv in absent:
         expected |= {
-            f"backbone.{conv.replace('conv', 'bn')}.{key}"
-            for key in ("weight", "bias", "running_mean", "running_var")
+            f"backbone.{conv.replace('conv', 'bn')}.{key}" for key in ("weight", "bias", "running_mean", "running_var")
         }
     assert set(report.missing) == expected and report.unexpected == []
     arrays = {f.name.removesuffix(".npy"): torch.from_numpy(np.load(f)) for f in weights.glob("*.npy")}
@@ -326,12 +323,9 @@ def test_real_partial_weights(weights):
         stage1, _ = trunk(x)
         stem = F.max_pool2d(F.conv2d(x, arrays["conv1.weight"], arrays["conv1.bias"], 2, 3).relu(), 3, 2, 1)
         for block in ("layer1.0", "layer1.1"):
-            mid = F.conv2d(
-                stem, arrays[f"{block}.conv1.weight"], arrays[f"{block}.conv1.bias"], padding=1
-            ).relu()
+            mid = F.conv2d(stem, arrays[f"{block}.conv1.weight"], arrays[f"{block}.conv1.bias"], padding=1).relu()
             stem = (
-                F.conv2d(mid, arrays[f"{block}.conv2.weight"], arrays[f"{block}.conv2.bias"], padding=1)
-                + stem
+                F.conv2d(mid, arrays[f"{block}.conv2.weight"], arrays[f"{block}.conv2.bias"], padding=1) + stem
             ).relu()
     torch.testing.assert_close(stage1, stem, rtol=1e-4, atol=1e-5)
     assert fold_to_state(weights).keys() <= trunk.state_dict().keys()

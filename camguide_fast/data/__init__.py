@@ -47,15 +47,11 @@ def open_split(root: str | Path, name: str, *, require_tags: bool = True) -> Spl
         raise DataError(f"{root}: no such folder")
     base, colon, count = name.partition(":")
     if colon and not (count.isascii() and count.isdecimal() and int(count) > 0):
-        raise DataError(
-            f"{root}: split {name!r}: expected a name and a number of images, such as 'train:200'"
-        )
+        raise DataError(f"{root}: split {name!r}: expected a name and a number of images, such as 'train:200'")
     if is_voc(root):
         split = open_voc(root, base, require_tags=require_tags)
     elif find_tag_file(root):
         split = open_tagged_folder(root, base, require_tags=require_tags)
     else:
-        raise DataError(
-            f"{root}: neither a VOC tree (ImageSets/Segmentation) nor a tag file ({', '.join(TAG_FILES)})"
-        )
+        raise DataError(f"{root}: neither a VOC tree (ImageSets/Segmentation) nor a tag file ({', '.join(TAG_FILES)})")
     return split.sample(int(count)) if colon else split

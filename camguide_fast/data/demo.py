@@ -27,9 +27,7 @@ class _Settings:
     size: int
 
 
-def make_demo(
-    root: str | os.PathLike[str], *, seed: int = 0, train: int = 320, val: int = 64, size: int = 128
-) -> Path:
+def make_demo(root: str | os.PathLike[str], *, seed: int = 0, train: int = 320, val: int = 64, size: int = 128) -> Path:
     """Generate the demo set in the folder `root`, or keep it if it is there, complete, with these settings.
 
     Args:
@@ -64,9 +62,7 @@ def make_demo(
     except OSError as error:
         if _is_complete(root, settings):  # another process was faster
             return root
-        raise DataError(
-            f"{error.filename or root}: cannot write the demo set ({error.strerror or error})"
-        ) from None
+        raise DataError(f"{error.filename or root}: cannot write the demo set ({error.strerror or error})") from None
     return root
 
 
@@ -107,9 +103,5 @@ def _is_demo(root: Path) -> bool:
     paths = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
     own = {Path("labels.json"), Path("classes.txt"), Path("demo.json")}
     own |= {Path("ImageSets/Segmentation") / f"{split}.txt" for split in ("train", "val")}
-    pictures = [
-        p
-        for p in paths
-        if p.parent.name in ("JPEGImages", "SegmentationClass") and p.name.startswith("demo_")
-    ]
+    pictures = [p for p in paths if p.parent.name in ("JPEGImages", "SegmentationClass") and p.name.startswith("demo_")]
     return not paths or (bool(pictures) and set(paths) <= own | set(pictures))

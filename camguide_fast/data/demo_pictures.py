@@ -51,9 +51,7 @@ def demo_picture(seed: int, split: str, index: int, size: int = 128) -> tuple[np
     image = cv2.resize(canvas, (int(width), int(height)), interpolation=cv2.INTER_AREA)
     image += 2.5 * rng.standard_normal(image.shape, np.float32)  # sensor noise
     # Of the fine pixels of a pixel the one beside its centre says what it is.
-    return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels[
-        _FINE // 2 :: _FINE, _FINE // 2 :: _FINE
-    ].copy()
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE].copy()
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
@@ -130,9 +128,7 @@ def _below(v: np.ndarray, height: np.ndarray | float) -> np.ndarray:
     return np.abs(v) < height
 
 
-def _shape(
-    name: str, u: np.ndarray, v: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
+def _shape(name: str, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
     """(body, head, eyes) of an animal of half length 1 that looks along +u; +v is its left or its back."""
     if name == "fish":
         trunk = _ellipse(u, v, 0.1, 0, 0.82, 0.48)
@@ -191,9 +187,7 @@ def _head_pattern(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.sin(19 * u) * np.sin(19 * v + 1.57) > 0.5
     if name == "bird":  # mask over the cheek
         return np.sin(16 * v) > 0.5
-    ears = _ellipse(u, v, 0.42, 0.36, 0.11, 0.12) | _ellipse(
-        u, v, 0.74, 0.36, 0.09, 0.1
-    )  # mouse, and its nose
+    ears = _ellipse(u, v, 0.42, 0.36, 0.11, 0.12) | _ellipse(u, v, 0.74, 0.36, 0.09, 0.1)  # mouse, and its nose
     return ears | _ellipse(u, v, 0.97, 0.02, 0.09, 0.09)
 
 
@@ -209,9 +203,7 @@ def _animal(
 ) -> None:
     """Draw one animal into canvas [H, W, 3] and labels [H, W]."""
     # Seen from above an animal lies at any angle, seen from the side it stands, more or less.
-    turn = float(
-        rng.uniform(0, 2 * np.pi) if name in ("beetle", "fish", "turtle") else rng.uniform(-0.45, 0.45)
-    )
+    turn = float(rng.uniform(0, 2 * np.pi) if name in ("beetle", "fish", "turtle") else rng.uniform(-0.45, 0.45))
     side = float(rng.choice([-1.0, 1.0]))
     reach = 1.25 * scale
     (x0, y0), (x1, y1) = np.maximum(centre - reach, 0).astype(int), (centre + reach).astype(int) + 1
@@ -234,9 +226,7 @@ def _animal(
     first, second = np.float32(_HEADS[name]) + rng.normal(0, 8, (2, 3)).astype(np.float32)
     head_fill = np.where(_head_pattern(name, u, v)[..., None], second, first)
     if name == "bird":
-        head_fill = np.where(
-            ((u > 0.8) & _below(v - 0.28, 0.16))[..., None], np.float32((250, 190, 40)), head_fill
-        )
+        head_fill = np.where(((u > 0.8) & _below(v - 0.28, 0.16))[..., None], np.float32((250, 190, 40)), head_fill)
     fill = np.where(head[..., None], head_fill * (1.05 - 0.1 * v[..., None] ** 2), fill)
     for cu, cv in eyes:
         fill[_ellipse(u, v, cu, cv, 0.085, 0.085)] = 250

@@ -58,9 +58,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise _unreadable(path, "image", error) from None
 
 
-def read_mask(
-    path: str | os.PathLike[str], num_classes: int, size: tuple[int, int] | None = None
-) -> np.ndarray:
+def read_mask(path: str | os.PathLike[str], num_classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """A mask file as uint8 [H, W]: 0 background, 1..num_classes, 255 ignored.
 
     Palette and grey PNGs hold the labels themselves; RGB(A) masks are read through the VOC palette.
@@ -75,9 +73,7 @@ def read_mask(
             elif file.mode in ("P", "L", "1") or file.mode.startswith("I"):
                 labels = np.array(file)  # [H, W]
             else:
-                raise DataError(
-                    f"{path}: a mask must be a palette, grey or RGB image, found mode {file.mode}"
-                )
+                raise DataError(f"{path}: a mask must be a palette, grey or RGB image, found mode {file.mode}")
     except DataError:
         raise
     except _BROKEN as error:

@@ -74,7 +74,6 @@ def tag_indices(tags: Iterable[str], classes: tuple[str, ...], source: Path, ima
     unknown = sorted(set(tags) - set(classes))
     if unknown:
         raise DataError(
-            f"{source}: image {image!r} has the tag {unknown[0]!r}, which is no class "
-            f"(classes: {', '.join(classes)})"
+            f"{source}: image {image!r} has the tag {unknown[0]!r}, which is no class (classes: {', '.join(classes)})"
         )
     return tuple(sorted({classes.index(tag) for tag in tags}))

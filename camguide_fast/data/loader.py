@@ -6,6 +6,7 @@ epoch can be taken up again at any batch.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,7 @@ class TrainSet(Dataset):
 
     def __init__(self, split: Split, crop: int, long_side: tuple[int, int], seed: int) -> None:
         if crop < 1 or not 1 <= long_side[0] <= long_side[1]:
-            raise ValueError(
-                f"expected crop >= 1 and 1 <= low <= high, got crop={crop}, long_side={long_side}"
-            )
+            raise ValueError(f"expected crop >= 1 and 1 <= low <= high, got crop={crop}, long_side={long_side}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.split, self.crop, self.long_side, self.seed = split, crop, long_side, seed
@@ -55,18 +54,14 @@ class TrainSet(Dataset):
     def collate(self, items: list[dict[str, Any] | DataError], keys: list[tuple[int, int]]) -> dict[str, Any]:
         """The batch of the readable items, with the names of the others and the first of their errors."""
         good = [item for item in items if isinstance(item, dict)]
-        bad = {
-            keys[i][1]: item for i, item in enumerate(items) if isinstance(item, DataError)
-        }  # error by index
+        bad = {keys[i][1]: item for i, item in enumerate(items) if isinstance(item, DataError)}  # error by index
         skipped = [self.split.records[index].name for index in bad]
         batch: dict[str, Any] = {"skipped": skipped, "error": str(next(iter(bad.values()), ""))}
         if good:
             index = torch.tensor([item["index"] for item in good])  # [B]
             images = torch.from_numpy(np.stack([item["image"] for item in good]))  # [B, S, S, 3]
             batch["image"] = images.permute(0, 3, 1, 2).contiguous()  # [B, 3, S, S]
-            batch["valid"] = torch.from_numpy(np.stack([item["valid"] for item in good]))[
-                :, None
-            ]  # [B, 1, S, S]
+            batch["valid"] = torch.from_numpy(np.stack([item["valid"] for item in good]))[:, None]  # [B, 1, S, S]
             batch["label"] = self.labels[index]  # [B, K]
             batch["index"] = index
         return batch
@@ -99,9 +94,7 @@ class TrainLoader:
 
     def __init__(self, dataset: TrainSet, positions: _Positions, workers: int, skip_bad: bool) -> None:
         self._positions, self._skip_bad = positions, skip_bad
-        self._loader = _loader(
-            dataset, workers, batch_sampler=positions, pin_memory=torch.cuda.is_available()
-        )
+        self._loader = _loader(dataset, workers, batch_sampler=positions, pin_memory=torch.cuda.is_available())
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -113,18 +106,14 @@ class TrainLoader:
         outwards), label float32 [B, K], index int64 [B] into the split, skipped list of names.
         """
         if epoch < 0 or not 0 <= start <= len(self):
-            raise ValueError(
-                f"expected epoch >= 0 and start in 0..{len(self)}, got epoch={epoch}, start={start}"
-            )
+            raise ValueError(f"expected epoch >= 0 and start in 0..{len(self)}, got epoch={epoch}, start={start}")
         self._positions.epoch, self._positions.start = epoch, start
         for batch in self._loader:
             error = batch.pop("error")
             if error and not self._skip_bad:
                 raise DataError(error)
             if "image" not in batch:
-                raise DataError(
-                    f"all {len(batch['skipped'])} images of a batch are broken; the first: {error}"
-                )
+                raise DataError(f"all {len(batch['skipped'])} images of a batch are broken; the first: {error}")
             yield batch
 
 
@@ -240,5 +229,7 @@ def _same(item: Any) -> Any:
 
 
 def _single_threaded(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group; the main process ends the workers
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism; a pool of threads in each only slows them down
     torch.set_num_threads(1)

@@ -49,11 +49,7 @@ def open_tagged_folder(root: Path, name: str, *, require_tags: bool = True) -> S
     tag_file = find_tag_file(root)
     if tag_file is None:
         raise DataError(f"{root}: no tag file ({', '.join(TAG_FILES)})")
-    table = (
-        _read_csv(tag_file)
-        if tag_file.suffix == ".csv"
-        else _Table(tag_file, read_name_lists(tag_file), None)
-    )
+    table = read_csv(tag_file) if tag_file.suffix == ".csv" else _Table(tag_file, read_name_lists(tag_file), None)
     images = _images_of_split(root, name, table)
     class_file = root / "classes.txt"
     if class_file.is_file():
@@ -65,9 +61,7 @@ def open_tagged_folder(root: Path, name: str, *, require_tags: bool = True) -> S
     for image in images:
         stem, path = _locate(root, image, tag_file)
         if stem in records:
-            raise DataError(
-                f"{tag_file}: {image!r} and {records[stem].image.name!r} have the same name {stem!r}"
-            )
+            raise DataError(f"{tag_file}: {image!r} and {records[stem].image.name!r} have the same name {stem!r}")
         if image in table.tags:
             tags = tag_indices(table.tags[image], classes, tag_file, image)
         elif require_tags:
@@ -88,8 +82,7 @@ def open_images(folder: str | Path, classes: tuple[str, ...] = ()) -> Split:
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
         if path.stem in records:
             raise DataError(
-                f"{path}: same name as {records[path.stem].image.name}; "
-                "their masks would overwrite each other"
+                f"{path}: same name as {records[path.stem].image.name}; their masks would overwrite each other"
             )
         records[path.stem] = Record(path.stem, path, None, None)
     if not records:
@@ -118,7 +111,7 @@ def _images_of_split(root: Path, name: str, table: _Table) -> list[str]:
     return splits[name]
 
 
-def _read_csv(path: Path) -> _Table:
+def read_csv(path: Path) -> _Table:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
     tags: dict[str, list[str]] = {}
     splits: dict[str, list[str]] = {}
@@ -131,9 +124,7 @@ def _read_csv(path: Path) -> _Table:
             values = {key: (row[key] or "").strip() for key in {"image", "tags", "split"} & set(columns)}
             image = values["image"]
             if None in row or None in row.values() or not image or values.get("split") == "":
-                raise DataError(
-                    f"{path}: line {reader.line_num} does not fill the columns {','.join(columns)}"
-                )
+                raise DataError(f"{path}: line {reader.line_num} does not fill the columns {','.join(columns)}")
             if image in tags:
                 raise DataError(f"{path}: line {reader.line_num} lists image {image!r} a second time")
             tags[image] = [tag.strip() for tag in values["tags"].split(";") if tag.strip()]

@@ -49,9 +49,7 @@ def open_voc(root: Path, name: str, *, require_tags: bool = True) -> Split:
     records: dict[str, Record] = {}
     for image in names:
         if Path(image).name != image or len(image.split()) > 1:
-            raise DataError(
-                f"{list_file}: expected one image name a line, without folder or suffix, found {image!r}"
-            )
+            raise DataError(f"{list_file}: expected one image name a line, without folder or suffix, found {image!r}")
         if image in records:
             raise DataError(f"{list_file}: image {image!r} is listed twice")
         if image not in images:
@@ -108,9 +106,7 @@ def _object_names(path: Path) -> list[str]:
         raise DataError(f"{path}: not valid XML ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    names = [
-        (entry.findtext("name") or "").strip() for entry in tree.findall("object")
-    ]  # not the names of parts
+    names = [(entry.findtext("name") or "").strip() for entry in tree.findall("object")]  # not the names of parts
     if "" in names:
         raise DataError(f"{path}: an object without a name")
     return names

@@ -246,9 +246,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def _is_folded(bn: nn.BatchNorm2d) -> bool:
     variance = torch.full_like(bn.running_var, 1 - BN_EPS)
-    return bool(
-        (bn.weight == 1).all() and (bn.running_mean == 0).all() and torch.equal(bn.running_var, variance)
-    )
+    return bool((bn.weight == 1).all() and (bn.running_mean == 0).all() and torch.equal(bn.running_var, variance))
 
 
 class _Moments:

@@ -35,7 +35,9 @@ def label(name: str, x: object, batch: int, classes: int) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if tuple(x.shape) != (batch, classes) or x.is_complex():
-        raise ValueError(f"{name} must be real and have shape {(batch, classes)} [B, K], got {x.dtype} {tuple(x.shape)}")
+        raise ValueError(
+            f"{name} must be real and have shape {(batch, classes)} [B, K], got {x.dtype} {tuple(x.shape)}"
+        )
 
 
 def valid(x: object, batch: int, height: int, width: int) -> None:

@@ -11,9 +11,7 @@ _LABELS = (torch.uint8, torch.int32, torch.int64)
 
 
 def _fake(pred, target, num_classes, ignore):
-    return pred.new_empty((num_classes, num_classes), dtype=torch.int64), pred.new_empty(
-        (), dtype=torch.int64
-    )
+    return pred.new_empty((num_classes, num_classes), dtype=torch.int64), pred.new_empty((), dtype=torch.int64)
 
 
 define(

@@ -12,7 +12,11 @@ def _fake(z, guide, radius, eps):
     return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
-define("guided_filter(Tensor z, Tensor guide, int radius, float eps) -> Tensor", reference=reference.guided_filter, fake=_fake)
+define(
+    "guided_filter(Tensor z, Tensor guide, int radius, float eps) -> Tensor",
+    reference=reference.guided_filter,
+    fake=_fake,
+)
 
 
 def _save(ctx, inputs, output):

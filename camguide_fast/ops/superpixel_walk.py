@@ -99,18 +99,14 @@ def superpixel_graph(
         num_segments = max(int(segments.max()), 0) + 1
     check.integer("num_segments", num_segments, 1)
     if needs_grad(image):
-        raise ValueError(
-            "image requires grad, but the superpixel graph has no gradient to it; pass image.detach()"
-        )
+        raise ValueError("image requires grad, but the superpixel graph has no gradient to it; pass image.detach()")
     if check.values(segments):
         low, high = (int(v) for v in segments.aminmax())
         if low < 0 or high >= num_segments:
             raise ValueError(f"segments must be in [0, {num_segments}) (num_segments), got {low} to {high}")
     check.finite("image", image)
     segments = segments.to(torch.int32).contiguous()
-    tensors = torch.ops.camguide_fast.superpixel_graph(
-        segments, image, float(sigma_color), bool(squared), num_segments
-    )
+    tensors = torch.ops.camguide_fast.superpixel_graph(segments, image, float(sigma_color), bool(squared), num_segments)
     return SuperpixelGraph(segments, *tensors)
 
 
@@ -151,9 +147,7 @@ def superpixel_random_walk(
     check.tensor("target", target, 4)
     check.integer("iterations", iterations, 0)
     if needs_grad(target):
-        raise ValueError(
-            "target requires grad, but superpixel_random_walk has no gradient; pass target.detach()"
-        )
+        raise ValueError("target requires grad, but superpixel_random_walk has no gradient; pass target.detach()")
     if graph is None:
         if segments is None or image is None:
             raise ValueError("superpixel_random_walk needs segments and image, or a graph")

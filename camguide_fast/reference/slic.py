@@ -123,9 +123,7 @@ def _assign(
     return torch.cat(nearest)
 
 
-def _nearest(
-    colour: Tensor, k: Tensor, dy: Tensor, dx: Tensor, centre: Tensor, label: Tensor, weight: float
-) -> Tensor:
+def _nearest(colour: Tensor, k: Tensor, dy: Tensor, dx: Tensor, centre: Tensor, label: Tensor, weight: float) -> Tensor:
     """One band of `_assign`: candidates k in turn, the first of the nearest wins."""
     best = torch.full(label.shape, torch.inf, device=label.device)
     square, distance = torch.empty_like(best), torch.empty_like(best)
