@@ -4,7 +4,8 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# In a source checkout kernels/ lies beside the package instead of in it: found there whether or not the package is installed as well.
+# In a source checkout kernels/ lies beside the package instead of in it: found there whether or not the package is
+# installed as well.
 _root = Path(__file__).resolve().parent.parent
 if not (_root / "camguide_fast/kernels").is_dir() and (_root / "kernels/__init__.py").is_file():
     __path__.append(str(_root))

@@ -1,7 +1,7 @@
 """What a run keeps on disk: weights with their card, and the state that lets a stage continue exactly where it stopped.
 
-Everything is written to a temporary file beside its target, flushed, and moved into place, so that a reader never meets half a file.
-Loading executes no code: weights are safetensors, states are read with `weights_only=True`.
+Everything is written to a temporary file beside its target, flushed, and moved into place, so that a reader never
+meets half a file. Loading executes no code: weights are safetensors, states are read with `weights_only=True`.
 """
 
 import io
@@ -74,7 +74,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
     """The network that `save_model` wrote, in eval mode on `device`, and its card.
 
-    Raises UserError for a file that is missing, is no safetensors file, has no card, or whose weights do not fit its card.
+    Raises UserError for a file that is missing, is no safetensors file, has no card, or whose weights do not fit its
+    card.
     """
     card = read_card(path)
     model = card.build()

@@ -1,7 +1,7 @@
 """Every setting of a run. A preset is a function that returns a whole `Config`.
 
-Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper"); `paper()` keeps the
-literal values of tables I-III.
+Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper");
+`paper()` keeps the literal values of tables I-III.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Stage:
     cls_loss: Literal["hinge", "softmargin"] = "softmargin"
     """Eq. 23 read as pairwise hinge, or the soft margin of Puzzle-CAM."""
     batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
-    """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded weights)."""
+    """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded
+    weights)."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def paper() -> Config:
 
 
 def small() -> Config:
-    """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded layers frozen."""
+    """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded
+    layers frozen."""
     classify = Optimizer("sgd", lr=0.003)
     distill = Optimizer("sgd", lr=0.003)
     shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded")

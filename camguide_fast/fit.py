@@ -1,7 +1,8 @@
 """The training loop that all stages share: one process or several, stopped and resumed anywhere with the same result.
 
-Nothing random carries over from one iteration to the next: views come from (seed, epoch, image), and the generators are seeded from
-(seed, stage, iteration, rank) before each step. So position, weights, optimiser, schedule and scaler are the whole state.
+Nothing random carries over from one iteration to the next: views come from (seed, epoch, image), and the generators
+are seeded from (seed, stage, iteration, rank) before each step. So position, weights, optimiser, schedule and scaler
+are the whole state.
 """
 
 import signal
@@ -57,7 +58,8 @@ class Job:
 def fit(
     job: Job, loader: TrainLoader, folder: Path, where: Where, *, seed: int, save_every: int, on_epoch=None
 ) -> None:
-    """Trains `job.net` in place; its state is `folder/checkpoints/<name>.state.pt`, taken up if there and left for the caller to remove.
+    """Trains `job.net` in place; its state is `folder/checkpoints/<name>.state.pt`, taken up if there and left for
+    the caller to remove.
 
     `on_epoch(net) -> dict` adds measurements to each epoch's line (evaluation only). Ctrl-C saves the state and raises.
     """
@@ -167,13 +169,13 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _autocast(settings: config.Stage, device: torch.device):
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=settings.amp)
+    return torch.autocast(device.type, enabled=settings.amp)  # fp16 on CUDA, bf16 on CPU
 
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """A list that is non-empty after the first Ctrl-C (or SIGTERM), so that a step is never cut in two. The second one is immediate."""
+    """A list that is non-empty after the first Ctrl-C (or SIGTERM), so that a step is never cut in two. The second
+    one is immediate."""
     caught: list[int] = []
     before = {}
 

@@ -61,8 +61,7 @@ def scale_maps(
     shrinks = size[0] < height or size[1] < width
     view = F.interpolate(image[None].float() / 255, size, mode="bicubic", antialias=shrinks).clamp(0, 1)
     batch = torch.cat([view, view.flip(3)]) if flip else view
-    dtype = torch.float16 if image.is_cuda else torch.bfloat16
-    with torch.autocast(image.device.type, dtype, enabled=amp):
+    with torch.autocast(image.device.type, enabled=amp):
         maps = class_maps(model, batch).float()
     return torch.cat([maps[:1], maps[1:].flip(3)])
 

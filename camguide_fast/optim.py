@@ -26,7 +26,8 @@ def build_optimizer(net: CamNet, new: list[str], settings: Optimizer) -> torch.o
 
 
 class Schedule:
-    """`poly`: rate * (1 - t/T)^power. `plateau`: halved (`factor`) after `patience` iterations without a better smoothed loss."""
+    """`poly`: rate * (1 - t/T)^power. `plateau`: halved (`factor`) after `patience` iterations without a better
+    smoothed loss."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Optimizer, total: int):
         self.plateau = settings.schedule == "plateau"

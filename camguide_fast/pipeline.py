@@ -47,7 +47,8 @@ class Args:
     split: str = "train"
     """The split that is trained on."""
     weights: Path | None = None
-    """Pretrained trunk of the student and the baseline: torchvision/timm .pth, .safetensors, or a folder of folded .npy."""
+    """Pretrained trunk of the student and the baseline: torchvision/timm .pth, .safetensors, or a folder of folded
+    .npy."""
     teacher_weights: Path | None = None
     """Pretrained trunk of the teacher [--weights if both have the same architecture]."""
     seed: int = 0

@@ -1,4 +1,5 @@
-"""What a run tells while it trains: a progress bar, `metrics.jsonl`, and TensorBoard events if TensorBoard is installed."""
+"""What a run tells while it trains: a progress bar, `metrics.jsonl`, and TensorBoard events if TensorBoard is
+installed."""
 
 import json
 import time
@@ -16,7 +17,8 @@ EVERY = 10
 
 
 class RunLog:
-    """The lines of one stage. Only the first rank writes; resuming at `start` drops the lines that will be written again."""
+    """The lines of one stage. Only the first rank writes; resuming at `start` drops the lines that will be written
+    again."""
 
     def __init__(self, folder: Path, stage: str, *, start: int, total: int, batch: int, enabled: bool):
         self.stage, self.batch, self.enabled = stage, batch, enabled
@@ -43,7 +45,8 @@ class RunLog:
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def iteration(self, step: int, epoch: int, parts: dict[str, Tensor], lr: float) -> None:
-        """Counts one iteration; every `EVERY` it writes the mean of the loss parts and refuses a loss that is not finite."""
+        """Counts one iteration; every `EVERY` it writes the mean of the loss parts and refuses a loss that is not
+        finite."""
         self.window.append(parts)
         if step % EVERY == 0:
             self.flush(step, epoch, lr)
@@ -58,8 +61,9 @@ class RunLog:
         if not all(map(_finite, values.values())):
             broken = ", ".join(name for name, value in values.items() if not _finite(value))
             raise UserError(
-                f"{self.stage}: the loss is not finite at iteration {step} ({broken}); lower --{self.stage}.optimizer.lr (now {lr:g})"
-                " or look at the images; the last good state is kept and --resume continues from it"
+                f"{self.stage}: the loss is not finite at iteration {step} ({broken}); lower"
+                f" --{self.stage}.optimizer.lr (now {lr:g}) or look at the images; the last good state is kept"
+                " and --resume continues from it"
             )
         rate = len(self.window) * self.batch / max(seconds, 1e-9)
         self.event(step, epoch, **values, lr=lr, images_per_s=round(rate, 2))

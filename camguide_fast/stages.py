@@ -25,7 +25,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalize(image: Tensor, valid: Tensor | None = None) -> Tensor:
-    """uint8 RGB [B, 3, H, W] -> ImageNet-normalised fp32, channels last; padding becomes the mean colour, which is 0."""
+    """uint8 RGB [B, 3, H, W] -> ImageNet-normalised fp32, channels last; padding becomes the mean colour, which is
+    0."""
     mean = torch.tensor(MEAN, device=image.device)[:, None, None] * 255
     std = torch.tensor(STD, device=image.device)[:, None, None] * 255
     x = (image - mean) / std
@@ -50,7 +51,8 @@ class ClassificationStage(nn.Module):
 
 
 class PuzzleStage(nn.Module):
-    """Puzzle-CAM pretraining: the image and its 2x2 tiles must be tagged alike and give the same maps (Jo & Yu, 2021)."""
+    """Puzzle-CAM pretraining: the image and its 2x2 tiles must be tagged alike and give the same maps (Jo & Yu,
+    2021)."""
 
     def __init__(self, net: CamNet, settings: Classification):
         super().__init__()
@@ -85,10 +87,11 @@ def merge_tiles(tiles: Tensor) -> Tensor:  # [4B, C, h, w] -> [B, C, 2h, 2w]
 
 
 class DistillationStage(nn.Module):
-    """Stages 1 and 2: the student beside a frozen teacher that also chooses what the student may see (II.F, II.G, Eq. 40-41).
+    """Stages 1 and 2: the student beside a frozen teacher that also chooses what the student may see (II.F, II.G, Eq.
+    40-41).
 
-    With `lambda_cls` the student sees [x, x_masked] as one batch: L_cls on the masked view, L_reg on x (stage 1). Without it, it sees
-    x_masked alone, and L_reg asks for the teacher's maps of the whole image (stage 2).
+    With `lambda_cls` the student sees [x, x_masked] as one batch: L_cls on the masked view, L_reg on x (stage 1).
+    Without it, it sees x_masked alone, and L_reg asks for the teacher's maps of the whole image (stage 2).
     """
 
     def __init__(self, net: CamNet, teacher: CamNet, settings: Distillation):
@@ -170,7 +173,8 @@ class RefinementStage(nn.Module):
         return self.nll(cam, sample(target, cam.shape[2:]), batch["label"])
 
     def _distribution(self, cam: Tensor, label: Tensor) -> Tensor:
-        """What local consistency compares: with the one class of most images, Eq. 35 alone would be 1 on its whole support."""
+        """What local consistency compares: with the one class of most images, Eq. 35 alone would be 1 on its whole
+        support."""
         cam = cam * (label > 0)[:, :, None, None]
         if self.settings.local == "classes":
             return cam

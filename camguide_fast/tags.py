@@ -7,7 +7,8 @@ from torch import Tensor
 def average_precision(scores: Tensor, label: Tensor) -> Tensor:
     """Average precision of each class: scores [N, K], label [N, K] -> [K]; NaN for a class that no image has.
 
-    The mean, over the images that have the class, of the precision among the images scored at least as high (ties counted together).
+    The mean, over the images that have the class, of the precision among the images scored at least as high (ties
+    counted together).
     """
     present = label > 0
     result = []

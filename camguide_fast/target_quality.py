@@ -1,4 +1,5 @@
-"""How good stage 3's own targets are, on a few training images with masks. Evaluation only: it tells at once whether they beat the CAMs."""
+"""How good stage 3's own targets are, on a few training images with masks. Evaluation only: it tells at once whether
+they beat the CAMs."""
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from .targets import sample, threshold_labels
 
 
 class TargetQuality:
-    """mIoU in percent of `cam`, `rw` and `crf` labels at the middle threshold, on whole images at the crop's scale and the maps' grid."""
+    """mIoU in percent of `cam`, `rw` and `crf` labels at the middle threshold, on whole images at the crop's scale
+    and the maps' grid."""
 
     def __init__(self, stage: RefinementStage, split: Split, count: int, device: torch.device, amp: bool):
         self.stage, self.device, self.amp = stage, device, amp
@@ -43,7 +45,7 @@ class TargetQuality:
         height, width = view.shape[:2]
         label = torch.zeros(1, self.classes, device=self.device)
         label[0, list(record.tags)] = 1
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp and self.device.type == "cpu"):
+        with torch.autocast(self.device.type, enabled=self.amp):
             maps = net(normalize(image), image.float() / 255)
         s = self.stage.settings
         tau = torch.full((1,), (s.low + s.high) / 2, device=self.device)

@@ -1,7 +1,8 @@
 """Heuristic targets of stage 3 (Eq. 26-29): the student's own maps, refined by the image.
 
-The stochastic mask is read as a random constant background channel: label = argmax of [tau, CAM of present classes]. Targets are made
-at image resolution, where the paper's segments, kernels and sigmas are meant to work, and sampled at the grid of the maps.
+The stochastic mask is read as a random constant background channel: label = argmax of [tau, CAM of present classes].
+Targets are made at image resolution, where the paper's segments, kernels and sigmas are meant to work, and sampled at
+the grid of the maps.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor: 
 
 
 def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, K, h, w] maps in [0, 1] -> int64 labels [B, H, W] at `size`: 0 background, k + 1 class, 255 on padding (Eq. 6-7)."""
+    """[B, K, h, w] maps in [0, 1] -> int64 labels [B, H, W] at `size`: 0 background, k + 1 class, 255 on padding (Eq.
+    6-7)."""
     cam = F.interpolate(cam.float(), size, mode="bilinear") * (label > 0)[:, :, None, None]
     top, which = cam.max(1)
     labels = torch.where(top > tau[:, None, None], which + 1, 0)
@@ -33,8 +35,8 @@ def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, siz
 class TargetMaker:
     """Makes the targets of L_crf and L_rw for crops of `crop` pixels; lengths scale with crop / 512.
 
-    A superpixel's side is a length too, so a crop has the same number of segments at every size: with fewer, larger ones
-    the same steps of the walk would reach across the whole picture.
+    A superpixel's side is a length too, so a crop has the same number of segments at every size: with fewer, larger
+    ones the same steps of the walk would reach across the whole picture.
     """
 
     settings: Refinement
@@ -62,7 +64,8 @@ class TargetMaker:
         return refined
 
     def walk(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
-        """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays 255."""
+        """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays
+        255."""
         s = self.settings
         height, width = image.shape[2:]
         count = min(s.segments, max(1, height * width // 4))

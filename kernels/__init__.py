@@ -1,1 +1,2 @@
-"""GPU kernels and their launchers, installed as `camguide_fast.kernels`: tensors in, tensors out, no autograd, no argument checks."""
+"""GPU kernels and their launchers, installed as `camguide_fast.kernels`: tensors in, tensors out, no autograd, no
+argument checks."""

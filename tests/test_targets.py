@@ -1,11 +1,11 @@
 """Heuristic targets of stage 3."""
 
+import conftest
 import cv2
 import numpy as np
 import pytest
 import torch
 
-import conftest
 from camguide_fast.config import Refinement
 from camguide_fast.data import read_image, read_mask
 from camguide_fast.targets import TargetMaker, sample, threshold_labels

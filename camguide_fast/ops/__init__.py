@@ -1,4 +1,5 @@
-"""The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the docstring."""
+"""The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the
+docstring."""
 
 from ._register import load_native
 from .affinity_walk import affinity_random_walk

@@ -1,4 +1,5 @@
-"""Argument checks, each made once, in the public functions. A message names the argument, what came, and what was expected."""
+"""Argument checks, each made once, in the public functions. A message names the argument, what came, and what was
+expected."""
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ def number(name: str, x: object, low: float, *, strict: bool = False) -> None:
 
 
 def values(x: Tensor) -> bool:
-    """Whether the values of `x` may be looked at: on CPU only (no host synchronisation), and not while torch.compile traces."""
+    """Whether the values of `x` may be looked at: on CPU only (no host synchronisation), and not while torch.compile
+    traces."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

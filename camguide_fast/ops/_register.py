@@ -1,8 +1,8 @@
 """The only place where a backend is chosen: one schema, and a row of the torch dispatcher for each implementation.
 
-Rows of an op: the reference twin (`CompositeExplicitAutograd`, every device); CPU = C++ if the extension `_C` was built (it registers
-itself on import); CUDA = the launcher in `camguide_fast.kernels`, if Triton is there. A missing row means the reference.
-`CAMGUIDE_FAST_BACKEND=reference` leaves only the first row.
+Rows of an op: the reference twin (`CompositeExplicitAutograd`, every device); CPU = C++ if the extension `_C` was
+built (it registers itself on import); CUDA = the launcher in `camguide_fast.kernels`, if Triton is there. A missing
+row means the reference. `CAMGUIDE_FAST_BACKEND=reference` leaves only the first row.
 """
 
 import functools
@@ -45,8 +45,9 @@ def define(
 ) -> None:
     """Declares `schema` and fills its rows.
 
-    `fake` gives the shapes to tracing. `kernel` names the module of `camguide_fast.kernels` whose function of the op's name
-    serves CUDA, and the language it is written in ("triton" or "cuda"); the module is imported on the first call.
+    `fake` gives the shapes to tracing. `kernel` names the module of `camguide_fast.kernels` whose function of the
+    op's name serves CUDA, and the language it is written in ("triton" or "cuda"); the module is imported on the first
+    call.
     """
     name = schema[: schema.index("(")]
     library.define(schema)
@@ -81,7 +82,8 @@ def _why_no_kernels(language: str) -> str:
 
 @functools.cache
 def load_native() -> str:
-    """Imports the C++ extension, which fills the CPU rows; returns "" or the reason why there is none, after one warning."""
+    """Imports the C++ extension, which fills the CPU rows; returns "" or the reason why there is none, after one
+    warning."""
     if BACKEND == "reference":
         return "CAMGUIDE_FAST_BACKEND=reference"
     try:
@@ -119,10 +121,11 @@ def rows() -> dict[str, dict[str, Row]]:
 def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tuple[str, str] | None = None) -> None:
     """Declares a scalar loss whose input gradient is computed in the forward kernel.
 
-    The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N * dloss/dinput
-    in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the upstream factor in fp32, so
-    that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives N > 0 in the loss's dtype; neither takes
-    `need_grad`. N need not be a number of pixels: any factor that keeps grad within the range of fp16 does.
+    The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N
+    * dloss/dinput in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the
+    upstream factor in fp32, so that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives
+    N > 0 in the loss's dtype; neither takes `need_grad`. N need not be a number of pixels: any factor that keeps grad
+    within the range of fp16 does.
     """
 
     def row(x: Tensor, *args):
@@ -163,7 +166,8 @@ def needs_grad(x: Tensor) -> bool:
 
 @contextmanager
 def _autograd_inside() -> Iterator[None]:
-    """Lets a dispatcher row use autograd: a row runs below the autograd keys, which are switched on again for its length."""
+    """Lets a dispatcher row use autograd: a row runs below the autograd keys, which are switched on again for its
+    length."""
     key = torch._C.DispatchKey
     with torch._C._PreserveDispatchKeyGuard(), torch.enable_grad():
         for excluded in (key.AutogradFunctionality, key.AutogradOther, key.AutogradNestedTensor, key.ADInplaceOrView):

@@ -25,7 +25,8 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is D GF(D^-1 .): the same kernel serves both ways.
+    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is D GF(D^-1 .): the same kernel serves
+    # both ways.
     (guide,) = ctx.saved_tensors
     n = _window_count(grad, ctx.radius)
     wide = grad.to(n.dtype)
@@ -46,13 +47,15 @@ torch.library.register_autograd("camguide_fast::guided_filter", _backward, setup
 
 
 def guided_filter(z: Tensor, guide: Tensor, radius: int = 4, eps: float = 1e-2) -> Tensor:
-    r"""Guided filter of class maps with a colour guide: $g = GF(z_0, I_\downarrow)$, Eq. 19; He, Sun & Tang (2013), Eq. 14-16.
+    r"""Guided filter of class maps with a colour guide: $g = GF(z_0, I_\downarrow)$, Eq. 19.
+
+    He, Sun & Tang (2013), Eq. 14-16, with windows clipped at the border.
 
     Args:
         z: class maps [B, K, H, W], fp32/fp16/bf16/fp64.
         guide: RGB image [B, 3, H, W] on the same grid, uint8 0-255 or float in [0, 1].
-        radius: r >= 1; the window is (2r+1) x (2r+1), clipped at the image border and divided by its own pixel count. May exceed the
-            image. (Table III's "radius kernel size 4" is read as r = 4.)
+        radius: r >= 1; the window is (2r+1) x (2r+1), clipped at the image border and divided by its own pixel
+            count. May exceed the image. (Table III's "radius kernel size 4" is read as r = 4.)
         eps: regulariser > 0 in squared guide units of [0, 1]. Not given in the paper.
 
     Returns:
@@ -61,7 +64,8 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int = 4, eps: float = 1e-2) 
     Gradient: to z only, exactly `N * GF(g / N)` with N the pixels of each window; the guide alone is saved.
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype, device, radius or eps; a guide that requires grad (its gradient does not exist here).
+        ValueError, TypeError: wrong shape, dtype, device, radius or eps; a guide that requires grad (its gradient
+        does not exist here).
     """
     check.tensor("z", z, 4)
     check.image("guide", guide)

@@ -1,4 +1,5 @@
-"""The plain PyTorch twin of each op: one line per equation, any device, any float dtype. What every kernel is compared with."""
+"""The plain PyTorch twin of each op: one line per equation, any device, any float dtype. What every kernel is
+compared with."""
 
 from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize, cam_normalize_backward

@@ -27,7 +27,8 @@ def guided_filter(
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """matrix^-1 right for symmetric 3x3 matrices [B, 3, 3, H, W] and [B, 3, K, H, W]: rows of the inverse are cross products / det."""
+    """matrix^-1 right for symmetric 3x3 matrices [B, 3, 3, H, W] and [B, 3, K, H, W]: rows of the inverse are cross
+    products / det."""
     r0, r1, r2 = matrix.unbind(1)
     adjugate = torch.stack(
         [torch.linalg.cross(r1, r2, dim=1), torch.linalg.cross(r2, r0, dim=1), torch.linalg.cross(r0, r1, dim=1)], 1

@@ -1,0 +1,153 @@
+"""`python -m camguide_fast.train` as a person meets it: the whole method on a small set, and what is wrong with the
+input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camguide_fast import train
+from camguide_fast.cli import run_cli
+from camguide_fast.data import make_demo
+
+TINY = (
+    "--preset demo --data.crop 48 --data.long-side 40 60 --data.workers 0 --network.width 16 --inference.scales 1"
+    " --inference.target-sample 2 --inference.fit-split train:4"
+    + "".join(f" --{s}.epochs 1 --{s}.batch-size 4" for s in ("baseline", "teacher", "stage1", "stage2", "stage3"))
+).split()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("set"), train=12, val=4, size=48)
+
+
+def call(monkeypatch, *argv) -> int:
+    """The command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, argv)])
+    try:
+        run_cli(train.main)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def finished(demo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert call(monkeypatch, "--data", demo, "--out", out, *TINY) == 0
+    return out
+
+
+def test_the_whole_method_leaves_everything_it_promises(finished):
+    stages = ["baseline", "teacher", "stage1", "stage2", "stage3"]
+    rows = json.loads((finished / "results.json").read_text())
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == stages
+    for stage in stages:
+        found = {(r["split"], r["labels"], r["threshold_mode"], r["fitted_on"]) for r in rows if r["stage"] == stage}
+        assert found == {("val", "given", m, f) for m in ("global", "class-wise") for f in ("val", "train:4")}
+        assert (finished / f"checkpoints/{stage}.safetensors").exists()
+        assert not (finished / f"checkpoints/{stage}.state.pt").exists()
+        masks = sorted((finished / f"masks/{stage}/val").glob("*.png"))
+        assert len(masks) == 4 and Image.open(masks[0]).mode == "P"
+    for row in rows:
+        assert 0 <= row["miou"] <= 100 and set(row["iou"]) == {"background", *row["iou"]} and len(row["iou"]) == 6
+        known = [value for value in row["iou"].values() if value is not None]
+        assert row["miou"] == pytest.approx(np.mean(known), abs=0.01)
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["stage"] == "stage3" and line.get("event") == "epoch"]
+    assert {"miou_cam", "miou_rw", "miou_crf"} <= set(last[0])
+    assert {line["stage"] for line in lines} == set(stages) - {"teacher"}  # one training serves both
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_a_finished_run_is_refused_and_resumed_without_training(finished, demo, monkeypatch, capsys):
+    assert call(monkeypatch, "--data", demo, "--out", finished, *TINY) == 2
+    assert "holds a run; continue it with --resume" in capsys.readouterr().err
+    before = {p: p.read_bytes() for p in [*finished.glob("checkpoints/*"), finished / "results.json"]}
+    assert call(monkeypatch, "--out", finished, "--resume") == 0  # every setting comes from the run
+    assert "mIoU" in capsys.readouterr().out
+    assert all(p.read_bytes() == content for p, content in before.items())
+    assert call(monkeypatch, "--out", finished, "--resume", "--stage3.lambda-rw", "0") == 2
+    assert "stage3.lambda_rw (was 0.4, now 0.0)" in capsys.readouterr().err
+
+
+def test_a_lost_stage_is_trained_again_to_the_same_bits(finished, demo, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    weights = copy / "checkpoints/stage3.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    assert call(monkeypatch, "--out", copy, "--resume") == 0
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--split", "trian"], "trian"),
+        (["--weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
+        (["--stages", "3"], "stage3 needs stage2"),
+        (["--stage1.batch-size", "64", "--stages", "teacher", "1"], "too few for a batch size of 64"),
+        (["--inference.splits", "test"], "test"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(argv, message, demo, tmp_path, monkeypatch, capsys):
+    data = [] if "--data" in argv else ["--data", demo]
+    assert call(monkeypatch, *data, "--out", tmp_path / "run", *TINY, *argv) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+@pytest.fixture
+def broken(demo, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(demo, copy)
+    first = (copy / "ImageSets/Segmentation/train.txt").read_text().split()[0]
+    (image,) = (copy / "JPEGImages").glob(f"{first}.*")
+    image.write_bytes(image.read_bytes()[:300])
+    return copy, image
+
+
+def test_a_broken_image_stops_the_run_or_is_counted(broken, tmp_path, monkeypatch, capsys):
+    data, image = broken
+    arguments = ["--data", data, "--out", tmp_path / "run", *TINY, "--stages", "teacher", "--inference.fit-split", ""]
+    assert call(monkeypatch, *arguments) == 2
+    assert image.name in capsys.readouterr().err
+    assert call(monkeypatch, *arguments, "--resume", "--skip-bad") == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("skipped") == 1 for line in lines)
+
+
+def test_a_checkpoint_of_other_classes_is_refused(finished, demo, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "set"
+    shutil.copytree(demo, data)
+    (data / "classes.txt").write_text((data / "classes.txt").read_text() + "unicorn\n")
+    out = tmp_path / "run"
+    shutil.copytree(finished / "checkpoints", out / "checkpoints")
+    assert call(monkeypatch, "--data", data, "--out", out, *TINY, "--stages", "2", "--resume") == 2
+    assert "has 5 classes" in capsys.readouterr().err
+
+
+def test_two_processes_share_a_run(demo, tmp_path):
+    """DDP over gloo: one checkpoint, all CAMs, the same files as one process leaves."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["--data", demo, "--out", tmp_path / "run", *TINY, "--stages", "teacher", "1", "--device", "cpu"]
+    done = subprocess.run(
+        [*launch, "-m", "camguide_fast.train", *map(str, arguments), "--stage1.batch-size", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"teacher.safetensors", "stage1.safetensors"}
+    assert len(list((tmp_path / "run/cams/stage1/val").glob("*.npz"))) == 4
+    assert len(json.loads((tmp_path / "run/results.json").read_text())) == 8
