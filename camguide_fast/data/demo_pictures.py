@@ -1,10 +1,10 @@
 """The pictures of the demo set: small animals on textured ground.
 
-The animals are made so that image tags alone show a classifier too little. What tells the classes apart is
+The animals are made to show a classifier too little through image tags alone. What tells the classes apart is
 above all the head, a small part in a colour and pattern of its own; bodies, most of an animal's area, come in
-colours and textures that all classes share. The CAM of a plain classifier therefore fires on heads. Yet a
-body is coherent and parted from the ground by a colour edge: there is something to be had from superpixels, a
-CRF and edge alignment.
+colours and textures that all classes share, so a classifier has little reason to look at them. Yet a body is
+coherent and parted from the ground by a colour edge: superpixels, a CRF and edge alignment have something to
+work with.
 """
 
 from __future__ import annotations
