@@ -216,7 +216,7 @@ def small() -> Config:
         network=Network(teacher="resnet18"),
         baseline=Classification(epochs=8, optimizer=classify, **shared),
         teacher=Classification(epochs=8, optimizer=classify, **shared),
-        stage1=Distillation(epochs=5, optimizer=distill, cls_loss="hinge", **shared),
+        stage1=Distillation(epochs=4, optimizer=distill, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=2,
             optimizer=distill,
@@ -226,7 +226,7 @@ def small() -> Config:
             amp=True,
             batchnorm="eval",
         ),
-        stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
+        stage3=Refinement(epochs=3, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
 

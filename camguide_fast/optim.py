@@ -1,5 +1,7 @@
 """Optimisers and schedules of the stages; both move once an iteration."""
 
+import re
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -51,6 +53,15 @@ class Schedule:
     def load_state_dict(self, state: dict) -> None:
         self.scheduler.load_state_dict(state["scheduler"])
         self.smooth = state["smooth"]
+
+
+def fresh_layers(missing: list[str]) -> list[str]:
+    """What learns at the rate of new layers: the entries that a weight file lacks, and whole residual blocks of them.
+
+    The loaded branch of such a block has to follow the fresh one, so the block is taken as one.
+    """
+    blocks = (re.match(r"(.*layer\d\.\d+)\.", name) for name in missing)
+    return sorted({*missing, *(block[1] for block in blocks if block)})
 
 
 def freeze_batchnorm(net: CamNet, mode: str, loaded: list[str]) -> None:

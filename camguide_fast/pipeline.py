@@ -21,7 +21,7 @@ from .evaluate import check_masks, evaluate_cams
 from .fit import Job, Where, fit, tag_scores
 from .models import CamNet
 from .models.weights import WeightReport, load_weights
-from .optim import freeze_batchnorm
+from .optim import freeze_batchnorm, fresh_layers
 from .results import merge_rows, read_rows
 from .stages import ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
 from .tags import best_f1_thresholds
@@ -146,7 +146,7 @@ class Run:
         torch.manual_seed(self.args.seed)
         net = self._card(name).build()
         found = self._load_trunk(net, name)
-        new = found.missing  # learn at the rate of new layers; from scratch nothing is newer than the rest
+        new = fresh_layers(found.missing)  # from scratch nothing is newer than the rest
         if name in ("stage2", "stage3"):
             before, card = load_model(self.checkpoint(NEEDS[name][-1]))
             self._check_classes(card, NEEDS[name][-1])
