@@ -4,6 +4,7 @@ A run's folder: config.json, checkpoints/<stage>.safetensors (and <stage>.state.
 thresholds.json, results.json, metrics.jsonl, report.html.
 """
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -79,6 +80,12 @@ class Run:
 
     def stage(self, name: str) -> None:
         """Trains a stage unless its checkpoint is there, then makes and scores its CAMs unless its rows are there."""
+        twin = self._twin(name)
+        if twin and self.checkpoint(twin).exists():
+            if self.where.first:
+                self._copy(twin, name)
+            self._wait()
+            return
         if not self.checkpoint(name).exists():
             self._train(name)
         if name not in {row["stage"] for row in read_rows(self._results)}:
@@ -86,14 +93,6 @@ class Run:
 
     def _train(self, name: str) -> None:
         settings: Stage = getattr(self.config, name)
-        twin = self._same_training(name)
-        if twin and self.checkpoint(twin).exists():
-            if self.where.first:
-                print(f"{name:<8} has the network and settings of the {twin}: one training serves both")
-                net, card = load_model(self.checkpoint(twin))
-                save_model(self.checkpoint(name), net, replace(card, stage=name))
-            self._wait()
-            return
         loader = train_loader(
             self.split,
             batch_size=settings.batch_size,
@@ -126,14 +125,31 @@ class Run:
             (self.folder / "checkpoints" / f"{name}.state.pt").unlink(missing_ok=True)
         self._wait()
 
-    def _same_training(self, name: str) -> str | None:
+    def _twin(self, name: str) -> str | None:
+        """The one of baseline and teacher that is trained for both, if network, weights and settings are the same."""
         c, a = self.config, self.args
         same = (
             c.network.student == c.network.teacher
             and c.baseline == c.teacher
             and a.teacher_weights in (None, a.weights)
         )
-        return {"baseline": "teacher", "teacher": "baseline"}.get(name) if same else None
+        if not same or name not in ("baseline", "teacher"):
+            return None
+        owner = "teacher" if "baseline" not in a.stages else "baseline"
+        return None if name == owner else owner
+
+    def _copy(self, twin: str, name: str) -> None:
+        """Everything that `twin` left, under the name of `name`; the rows last, as the sign that all is there."""
+        if name in {row["stage"] for row in read_rows(self._results)}:
+            return
+        print(f"{name:<8} has the network and settings of the {twin}: one training serves both")
+        net, card = load_model(self.checkpoint(twin))
+        save_model(self.checkpoint(name), net, replace(card, stage=name))
+        if (self.folder / "masks" / twin).exists():
+            shutil.copytree(self.folder / "masks" / twin, self.folder / "masks" / name, dirs_exist_ok=True)
+            write_json(self._thresholds, (saved := read_json(self._thresholds)) | {name: saved[twin]})
+        rows = read_rows(self._results)
+        write_json(self._results, merge_rows(rows, [row | {"stage": name} for row in rows if row["stage"] == twin]))
 
     def _card(self, name: str, tag_thresholds: tuple[float, ...] = ()) -> ModelCard:
         n = self.config.network
@@ -183,6 +199,10 @@ class Run:
     def _results(self) -> Path:
         return self.folder / "results.json"
 
+    @property
+    def _thresholds(self) -> Path:
+        return self.folder / "thresholds.json"
+
     def _score(self, name: str) -> None:
         """CAMs of the scored splits, their rows in results.json, frozen thresholds, and palette PNG masks."""
         if not self.scored:
@@ -221,8 +241,8 @@ class Run:
                 thresholds["class-wise"],
                 skip_bad=self.args.skip_bad,
             )
-        path = self.folder / "thresholds.json"
-        write_json(path, {**(read_json(path) if path.exists() else {}), name: thresholds})
+        saved = read_json(self._thresholds) if self._thresholds.exists() else {}
+        write_json(self._thresholds, saved | {name: thresholds})
         write_json(self._results, merge_rows(read_rows(self._results), rows))
 
     def _wait(self) -> None:
