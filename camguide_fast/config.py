@@ -233,24 +233,24 @@ def small() -> Config:
 
 def demo() -> Config:
     """The generated set, from scratch, in minutes on two cores."""
-    classify = Optimizer("sgd", lr=0.02, new_scale=1)
+    scratch = Optimizer("adam", lr=1e-3, new_scale=1)
     shared = dict(batch_size=32, amp=True)
     return Config(
         data=Data(crop=96, long_side=(96, 144), workers=2),
         network=Network(teacher="resnet18", width=64),
-        baseline=Classification(epochs=12, optimizer=classify, **shared),
-        teacher=Classification(epochs=12, optimizer=classify, **shared),
-        stage1=Distillation(epochs=4, optimizer=classify, cls_loss="hinge", **shared),
+        baseline=Classification(epochs=16, optimizer=scratch, **shared),
+        teacher=Classification(epochs=16, optimizer=scratch, **shared),
+        stage1=Distillation(epochs=8, optimizer=scratch, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=2,
-            optimizer=replace(classify, lr=0.005),
+            optimizer=replace(scratch, lr=1e-4),
             lambda_cls=0.0,
             lambda_reg=1.0,
             batchnorm="eval",
             **shared,
         ),
-        stage3=Refinement(epochs=4, optimizer=Optimizer("sgd", lr=0.005), low=0.15, **shared),
-        inference=Inference(scales=(1.0, 1.5), fit_split="train:64"),
+        stage3=Refinement(epochs=4, optimizer=Optimizer("adam", lr=1e-4), low=0.15, **shared),
+        inference=Inference(scales=(1.0, 1.5), fit_split="train:64", target_sample=16),
     )
 
 

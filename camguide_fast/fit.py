@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from . import config
 from .checkpoint import load_state, save_state
 from .data import TrainLoader
-from .models import CamNet, evaluating, logits
+from .models import CamGuideNet, CamNet, evaluating, logits
 from .optim import Schedule, build_optimizer
 from .runlog import RunLog
 from .stages import Batch, normalize
@@ -130,7 +130,8 @@ def fit(
                 log.say(f"epoch {epoch + 1}: {skipped} broken images skipped")
             save()  # an epoch's end is saved with its selection, never between the two
             log.event(step, epoch, event="epoch", **measured)
-            log.say(f"epoch {epoch + 1}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in measured.items()))
+            shown = {**log.last, **measured}
+            log.say(f"epoch {epoch + 1}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in shown.items()))
             if interrupted:
                 raise KeyboardInterrupt
     log.close()
@@ -157,7 +158,7 @@ def tag_scores(net: CamNet, loader: TrainLoader, settings: config.Stage, where: 
 
 def tag_logits(net: CamNet, batch: Batch) -> Tensor:  # [B, K]
     x = normalize(batch["image"], batch["valid"])
-    return logits(net(x, batch["image"].float() / 255) if hasattr(net, "head") else net(x))
+    return logits(net(x, batch["image"].float() / 255) if isinstance(net, CamGuideNet) else net(x))
 
 
 def _seed(seed: int, stage: str, step: int, rank: int) -> None:

@@ -25,6 +25,7 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.window: list[dict[str, Tensor]] = []
+        self.last: dict[str, float] = {}  # what the last line said of the losses
         self.since = time.monotonic()
         self.bar = tqdm(
             total=total * batch,
@@ -66,6 +67,7 @@ class RunLog:
                 " and --resume continues from it"
             )
         rate = len(self.window) * self.batch / max(seconds, 1e-9)
+        self.last = values
         self.event(step, epoch, **values, lr=lr, images_per_s=round(rate, 2))
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
         self.window, self.since = [], time.monotonic()
