@@ -27,7 +27,7 @@ class _Settings:
     size: int
 
 
-def make_demo(root: str | os.PathLike[str], *, seed: int = 0, train: int = 320, val: int = 64, size: int = 128) -> Path:
+def make_demo(root: str | os.PathLike[str], *, seed: int = 0, train: int = 256, val: int = 64, size: int = 128) -> Path:
     """Generate the demo set in the folder `root`, or keep it if it is there, complete, with these settings.
 
     Args:
