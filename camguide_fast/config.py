@@ -234,7 +234,7 @@ def small() -> Config:
 def demo() -> Config:
     """The generated set, from scratch, in minutes on two cores.
 
-    Thresholds of stage 3 lie around the one that scores best on CAMs of this set (.3), as table III's do for the paper's.
+    Thresholds of stage 3 lie around the one that scores best on the CAMs of this set, as table III's for the paper's.
     """
     scratch = Optimizer("adam", lr=1e-3, new_scale=1)
     shared = dict(batch_size=16, amp=True)
