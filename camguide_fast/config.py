@@ -150,7 +150,8 @@ class Inference:
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     flip: bool = True
     splits: tuple[str, ...] = ("val",)
-    """Splits with masks that are scored after each stage; `name:N` is an evenly spaced sample of N images."""
+    """Splits whose masks are written after each stage, and scored where the data has masks to compare with; `name:N` is
+    an evenly spaced sample of N images."""
     fit_split: str = ""
     """Also fit thresholds here and report them as transferred to `splits`; "" for none."""
     labels: Literal["given", "predicted"] = "given"

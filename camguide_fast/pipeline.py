@@ -20,6 +20,7 @@ from .data import Split, open_split, train_loader
 from .errors import UserError
 from .evaluate import check_masks, evaluate_cams
 from .fit import Job, Where, fit, tag_scores
+from .infer import DEFAULT_THRESHOLD
 from .models import CamNet
 from .models.weights import WeightReport, load_weights
 from .optim import freeze_batchnorm, fresh_layers
@@ -69,7 +70,8 @@ class Run:
     def __init__(self, args: Args, where: Where):
         self.args, self.config, self.where, self.folder = args, args.config, where, args.out
         self.split: Split = open_split(args.data, args.split)
-        self.scored = [open_split(args.data, name) for name in self.config.inference.splits]
+        self.shown = [open_split(args.data, name) for name in self.config.inference.splits]
+        self.scored = [split for split in self.shown if any(record.mask for record in split)]
         fit_split = self.config.inference.fit_split
         self.fit_split = open_split(args.data, fit_split) if fit_split else None
         for scored in [*self.scored, *filter(None, [self.fit_split])]:
@@ -147,6 +149,7 @@ class Run:
         save_model(self.checkpoint(name), net, replace(card, stage=name))
         if (self.folder / "masks" / twin).exists():
             shutil.copytree(self.folder / "masks" / twin, self.folder / "masks" / name, dirs_exist_ok=True)
+        if self._thresholds.exists():
             write_json(self._thresholds, (saved := read_json(self._thresholds)) | {name: saved[twin]})
         rows = read_rows(self._results)
         write_json(self._results, merge_rows(rows, [row | {"stage": name} for row in rows if row["stage"] == twin]))
@@ -204,13 +207,13 @@ class Run:
         return self.folder / "thresholds.json"
 
     def _score(self, name: str) -> None:
-        """CAMs of the scored splits, their rows in results.json, frozen thresholds, and palette PNG masks."""
-        if not self.scored:
+        """CAMs and palette PNGs of the named splits; rows and frozen thresholds of those that can be scored."""
+        if not self.shown:
             return
         net, card = load_model(self.checkpoint(name), self.where.device)
         i = self.config.inference
         cams = {}
-        for split in [*self.scored, *filter(None, [self.fit_split])]:
+        for split in [*self.shown, *filter(None, [self.fit_split])]:
             cams[split.name] = self.folder / "cams" / name / split.name.replace(":", "_")
             write_cams(
                 net,
@@ -232,17 +235,21 @@ class Run:
         rows, transfer = [], (cams[self.fit_split.name], self.fit_split) if self.fit_split else None
         for split in self.scored:
             rows += evaluate_cams(cams[split.name], split, name, i.labels, transfer, skip_bad=self.args.skip_bad)
-        thresholds = _frozen(rows, self.split.classes, self.fit_split.name if self.fit_split else self.scored[0].name)
-        for split in self.scored:
+        chosen: float | list[float] = DEFAULT_THRESHOLD  # without a single mask nothing can be fitted
+        if rows:
+            fitted_on = self.fit_split.name if self.fit_split else self.scored[0].name
+            thresholds = _frozen(rows, self.split.classes, fitted_on)
+            chosen = thresholds["class-wise"]
+            saved = read_json(self._thresholds) if self._thresholds.exists() else {}
+            write_json(self._thresholds, saved | {name: thresholds})
+        for split in self.shown:
             write_masks(
                 cams[split.name],
                 split,
                 self.folder / "masks" / name / split.name.replace(":", "_"),
-                thresholds["class-wise"],
+                chosen,
                 skip_bad=self.args.skip_bad,
             )
-        saved = read_json(self._thresholds) if self._thresholds.exists() else {}
-        write_json(self._thresholds, saved | {name: thresholds})
         write_json(self._results, merge_rows(read_rows(self._results), rows))
 
     def _wait(self) -> None:

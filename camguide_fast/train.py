@@ -41,7 +41,7 @@ def run(args: Args, where: Where) -> None:
     if where.first:
         rows = read_rows(args.out / "results.json")
         page = write_report(args.out)
-        print("\n" + (format_table(rows) if rows else "no split was scored (--inference.splits)"))
+        print("\n" + (format_table(rows) if rows else "nothing was scored: no split of --inference.splits has masks"))
         minutes = (time.monotonic() - started) / 60
         print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
 

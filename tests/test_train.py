@@ -106,6 +106,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(argv, message, demo, tmp_path, 
     assert error.startswith("error: ") and message in error
 
 
+def test_images_without_a_single_mask_get_theirs(demo, tmp_path, monkeypatch, capsys):
+    data, out = tmp_path / "set", tmp_path / "run"
+    shutil.copytree(demo, data, ignore=shutil.ignore_patterns("SegmentationClass"))
+    stages = ["--stages", "baseline", "teacher", "--inference.fit-split", ""]
+    assert call(monkeypatch, "--data", data, "--out", out, *TINY, *stages) == 0
+    assert "nothing was scored" in capsys.readouterr().out
+    for stage in ("baseline", "teacher"):
+        assert len(list((out / f"masks/{stage}/val").glob("*.png"))) == 4
+    assert not (out / "thresholds.json").exists() and (out / "report.html").exists()
+
+
 @pytest.fixture
 def broken(demo, tmp_path):
     copy = tmp_path / "set"
