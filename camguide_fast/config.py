@@ -235,7 +235,7 @@ def small() -> Config:
 def demo() -> Config:
     """The generated set, from scratch, in minutes on two cores.
 
-    Thresholds and rate of stage 3 were chosen by the score on this set's own masks; they lie around its CAMs' best, as table III's for the paper's.
+    Thresholds and rate of stage 3 were chosen by the score on this set's own masks.
     """
     scratch = Optimizer("adam", lr=1e-3, new_scale=1)
     shared = dict(batch_size=16, amp=True)
