@@ -1,0 +1,50 @@
+// Wide vectors that compile everywhere and are chosen at run time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// A function so marked is compiled for AVX-512, AVX2 and the baseline, and the loader picks one: no illegal instruction on
+// an older CPU. `flatten` draws everything that it calls into each copy; a call left over would run baseline code.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
+#define CAMGUIDE_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), flatten))
+#else
+#define CAMGUIDE_MULTIVERSION
+#endif
+#define CAMGUIDE_INLINE inline __attribute__((always_inline))
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors cross no boundary but those of inlined functions
+#endif
+
+namespace camguide {
+
+// 64 bytes of A: one register of AVX-512, two of AVX2, four of SSE or NEON. Arithmetic works lane by lane.
+template <class A>
+struct Vector {
+  typedef A type __attribute__((vector_size(64)));
+};
+template <class A>
+using Vec = typename Vector<A>::type;
+
+template <class A>
+constexpr int64_t lanes = 64 / sizeof(A);
+
+template <class A>
+constexpr int64_t round_to_lanes(int64_t n) {
+  return (n + lanes<A> - 1) / lanes<A> * lanes<A>;
+}
+
+template <class A>
+CAMGUIDE_INLINE Vec<A> load(const A* from) {
+  Vec<A> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class A>
+CAMGUIDE_INLINE void store(A* to, Vec<A> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+}  // namespace camguide
