@@ -31,8 +31,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kColourScale = 65536;             // steps per Lab unit
 constexpr int64_t kLanes = lanes<float>;          // pixels of a block along x
 constexpr int64_t kBlockRows = 8;                 // and along y
-constexpr int64_t kRegionRows = 16;               // blocks that look for their centres together: all rows in one vector
-constexpr int64_t kRegionBlocks = 4;
+constexpr int64_t kRegionRows = 16;               // blocks that look for their centres together
+constexpr int64_t kRegionColumns = 64;
 constexpr float kSlack = 1.25f;                   // of a limit guessed from the pass before
 
 constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -114,17 +114,27 @@ struct Sum {  // of the pixels of a centre
 
 template <class T>
 std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
-  Wide<T> low = image[0], high = image[0];
+  using A = std::conditional_t<std::is_same_v<T, uint8_t>, T, Wide<T>>;
+  constexpr int64_t at_once = 64;  // independent of one another, so that they make vectors
+  A low = image[0], high = image[0];
   std::mutex mutex;
-  torch::stable::parallel_for(0, n, 1 << 15, [&](int64_t begin, int64_t end) {
-    Wide<T> least = image[begin], most = image[begin];
-    for (int64_t i = begin + 1; i < end; ++i) {
-      const Wide<T> v = image[i];
-      least = v < least ? v : least;
-      most = v > most ? v : most;
+  torch::stable::parallel_for(0, n, 1 << 16, [&](int64_t begin, int64_t end) {
+    A least[at_once], most[at_once];
+    std::fill_n(least, at_once, image[begin]);
+    std::fill_n(most, at_once, image[begin]);
+    const auto take = [&](int64_t i, int64_t j) {
+      const A v = image[i];
+      least[j] = v < least[j] ? v : least[j];
+      most[j] = v > most[j] ? v : most[j];
+    };
+    int64_t i = begin;
+    for (; i + at_once <= end; i += at_once) {
+      for (int64_t j = 0; j < at_once; ++j) take(i + j, j);
     }
+    for (; i < end; ++i) take(i, 0);
     const std::lock_guard<std::mutex> lock(mutex);
-    low = std::min(low, least), high = std::max(high, most);
+    low = std::min(low, *std::min_element(least, least + at_once));
+    high = std::max(high, *std::max_element(most, most + at_once));
   });
   return {low, high};
 }
@@ -263,18 +273,14 @@ struct Extent {  // of pixels, ends included
   int64_t top, bottom, left, right;
 };
 
-// What a thread needs to assign a region: the centres whose windows meet it, ascending by index.
+// The centres whose windows meet a region, ascending by index, then fillers in nobody's reach up to a multiple of 16.
 struct Near {
-  int64_t count = 0;
   std::vector<Centre> list;
-  Buffer<float> y, x, floor_y, floor_x, L, a, b, lower;  // [count], of the centres
-  Buffer<float> dy2;                                     // [count, 16], to the rows of the region
-  Buffer<int32_t> picked;                                // [count], those that may win a block
-  Buffer<float> dx2;                                     // [picked, 16], to the columns of the block
+  int64_t count = 0;  // with fillers
+  Buffer<float> y, x, floor_y, floor_x, L, a, b;
+  Buffer<float> lower;  // bound of the distances from a block
 
-  explicit Near(int64_t centres)
-      : y(centres), x(centres), floor_y(centres), floor_x(centres), L(centres), a(centres), b(centres), lower(centres),
-        dy2(centres * kLanes), picked(centres), dx2(centres * kLanes) {}
+  explicit Near(int64_t centres) : Near(0, round_to_lanes<float>(centres)) {}
 
   __attribute__((noinline)) void gather(const Centres& centres, const Grid& grid, const Extent& at) {
     list.clear();
@@ -288,12 +294,23 @@ struct Near {
       list.insert(list.end(), centres.sorted.begin() + first[left], centres.sorted.begin() + first[right + 1]);
     }
     std::sort(list.begin(), list.end(), [](const Centre& i, const Centre& j) { return i.index < j.index; });
-    count = static_cast<int64_t>(list.size());
+    count = round_to_lanes<float>(static_cast<int64_t>(list.size()));
+    list.resize(count, Centre{-1, -kInfinity, -kInfinity, 0, 0, 0, 0, 0});
     for (int64_t i = 0; i < count; ++i) {
       const Centre& c = list[i];
       y[i] = c.y, x[i] = c.x, floor_y[i] = c.floor_y, floor_x[i] = c.floor_x, L[i] = c.L, a[i] = c.a, b[i] = c.b;
     }
   }
+
+ private:
+  Near(int, int64_t n) : y(n), x(n), floor_y(n), floor_x(n), L(n), a(n), b(n), lower(n) {}
+};
+
+// A centre that may win a block.
+struct alignas(64) Rival {
+  float dy2[kLanes], dx2[kLanes];  // to the rows and columns of the block
+  float L, a, b;
+  int32_t index;
 };
 
 // --- assignment ------------------------------------------------------------------------------------------------------
@@ -318,15 +335,21 @@ CAMGUIDE_INLINE float outside(float m, float low, float high) {
 CAMGUIDE_INLINE void bound_distances(const Near& near, const Extent& at, const Box& box, const Grid& grid, float weight) {
   const float top = at.top, bottom = at.bottom, left = at.left, right = at.right;
   const float y_window = 2 * grid.y.reach, x_window = 2 * grid.x.reach;
-  for (int64_t i = 0; i < near.count; ++i) {
-    const float dy = outside(near.y[i], top, bottom), dx = outside(near.x[i], left, right);
-    const float dL = outside(near.L[i], box.low[0], box.high[0]);
-    const float da = outside(near.a[i], box.low[1], box.high[1]);
-    const float db = outside(near.b[i], box.low[2], box.high[2]);
-    const float d = (dy * dy + dx * dx) + weight * ((dL * dL + da * da) + db * db);
-    const float out_y = outside(near.floor_y[i], top, bottom), out_x = outside(near.floor_x[i], left, right);
-    const float within = out_y <= y_window ? d : kInfinity;
-    near.lower[i] = out_x <= x_window ? within : kInfinity;
+  const float *const y = near.y, *const x = near.x, *const floor_y = near.floor_y, *const floor_x = near.floor_x;
+  const float *const L = near.L, *const a = near.a, *const b = near.b;
+  float* const lower = near.lower;
+  for (int64_t i = 0; i < near.count; i += kLanes) {
+#pragma GCC ivdep
+    for (int64_t j = i; j < i + kLanes; ++j) {
+      const float dy = outside(y[j], top, bottom), dx = outside(x[j], left, right);
+      const float dL = outside(L[j], box.low[0], box.high[0]);
+      const float da = outside(a[j], box.low[1], box.high[1]);
+      const float db = outside(b[j], box.low[2], box.high[2]);
+      const float d = (dy * dy + dx * dx) + weight * ((dL * dL + da * da) + db * db);
+      const float out_y = outside(floor_y[j], top, bottom), out_x = outside(floor_x[j], left, right);
+      const float within = out_y <= y_window ? d : kInfinity;
+      lower[j] = out_x <= x_window ? within : kInfinity;
+    }
   }
 }
 
@@ -335,52 +358,55 @@ CAMGUIDE_INLINE void bound_distances(const Near& near, const Extent& at, const B
 CAMGUIDE_INLINE Vec<int32_t> less(Vec<float> a, Vec<float> b) { return ((Vec<int32_t>)a - (Vec<int32_t>)b) >> 31; }
 CAMGUIDE_INLINE Vec<int32_t> select(Vec<int32_t> mask, Vec<int32_t> a, Vec<int32_t> b) { return (a & mask) | (b & ~mask); }
 
-// The nearest of the picked centres for 16 pixels, the first of several; returns the distances.
+// The nearest of the rivals for 16 pixels, the first of several; returns the distances.
 template <bool with_colour>
 CAMGUIDE_INLINE Vec<float> nearest(
-    const Near& near, int64_t count, int64_t row, const Colours& colours, float weight, Vec<int32_t>& label) {
+    const Rival* rivals, int64_t count, int64_t row, const Colours& colours, float weight, Vec<int32_t>& label) {
   const Vec<float> L = load(colours.Lab[0]), a = load(colours.Lab[1]), b = load(colours.Lab[2]);
   Vec<float> best = Vec<float>{} + kInfinity;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t k = near.picked[i];
-    Vec<float> d = load(near.dx2 + i * kLanes) + near.dy2[k * kLanes + row];
+  for (const Rival* r = rivals; r < rivals + count; ++r) {
+    Vec<float> d = load(r->dx2) + r->dy2[row];
     if (with_colour) {
-      const Vec<float> dL = L - near.L[k], da = a - near.a[k], db = b - near.b[k];
+      const Vec<float> dL = L - r->L, da = a - r->a, db = b - r->b;
       d = d + ((dL * dL + da * da) + db * db) * weight;
     }
     const Vec<int32_t> nearer = less(d, best);
     best = (Vec<float>)select(nearer, (Vec<int32_t>)d, (Vec<int32_t>)best);
-    label = select(nearer, Vec<int32_t>{} + near.list[k].index, label);
+    label = select(nearer, Vec<int32_t>{} + r->index, label);
   }
   return best;
 }
 
-// Assigns one block, whose rows start at `row` of the region; its new labels go to `now`. A pixel that no window reaches
-// keeps its label, which is 0 before the first pass.
+// Assigns one block; its new labels go to `now`. A pixel that no window reaches keeps its label, which is 0 before the first
+// pass.
 CAMGUIDE_INLINE void assign_block(
-    const Picture& picture, const Near& near, const Grid& grid, const Extent& at, int64_t row, int64_t block, bool first,
-    float weight, Vec<int32_t>* now) {
+    const Picture& picture, const Near& near, const Grid& grid, const Extent& at, bool first, float weight, Rival* rivals,
+    Vec<int32_t>* now) {
   const int64_t rows = at.bottom - at.top + 1, column = at.left / kLanes;
+  const int64_t block = at.top / kBlockRows * picture.columns + column;
   float& limit = picture.limits[block];
   bound_distances(near, at, picture.boxes[block], grid, weight);
   for (;;) {
     int64_t count = 0;
     for (int64_t i = 0; i < near.count; ++i) {
-      near.picked[count] = static_cast<int32_t>(i);
+      rivals[count].index = static_cast<int32_t>(i);
       count += near.lower[i] <= limit;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t k = near.picked[i];
-      squares_in_window(at.left, at.right, near.x[k], near.floor_x[k], 2 * grid.x.reach, near.dx2 + i * kLanes);
+    for (Rival* r = rivals; r < rivals + count; ++r) {
+      const Centre& c = near.list[r->index];
+      squares_in_window(at.top, at.bottom, c.y, c.floor_y, 2 * grid.y.reach, r->dy2);
+      squares_in_window(at.left, at.right, c.x, c.floor_x, 2 * grid.x.reach, r->dx2);
+      r->L = c.L, r->a = c.a, r->b = c.b, r->index = c.index;
     }
     Vec<float> worst{};
     for (int64_t y = 0; y < rows; ++y) {
       const int64_t line = (at.top + y) * picture.columns + column;
-      now[y] = first ? Vec<int32_t>{} : load(picture.label + line * kLanes);
       const Colours& colours = picture.colours[line];
-      const Vec<float> d = first ? nearest<false>(near, count, row + y, colours, weight, now[y])
-                                 : nearest<true>(near, count, row + y, colours, weight, now[y]);
+      Vec<int32_t> label = first ? Vec<int32_t>{} : load(picture.label + line * kLanes);
+      const Vec<float> d = first ? nearest<false>(rivals, count, y, colours, weight, label)
+                                 : nearest<true>(rivals, count, y, colours, weight, label);
       worst = (Vec<float>)select(less(worst, d), (Vec<int32_t>)d, (Vec<int32_t>)worst);
+      now[y] = label;
     }
     float found[kLanes];
     store(found, worst);
@@ -421,23 +447,18 @@ CAMGUIDE_INLINE bool any(Vec<int32_t> v) {
 // One pass over the regions [begin, end); what the sums of the centres gain and lose goes to `moved`.
 CAMGUIDE_MULTIVERSION void assign_regions(
     const Picture& picture, const Centres& centres, const Grid& grid, bool first, float weight, int64_t begin, int64_t end,
-    Near& near, Sum* moved) {
-  const int64_t across = blocks_of(picture.columns, kRegionBlocks);
-  const int64_t width = kRegionBlocks * kLanes;
+    Near& near, Rival* rivals, Sum* moved) {
+  const int64_t across = blocks_of(picture.width, kRegionColumns);
   for (int64_t region = begin; region < end; ++region) {
-    const int64_t top = region / across * kRegionRows, left = region % across * width;
-    const Extent all{
-        top, std::min(top + kRegionRows, picture.height) - 1, left, std::min(left + width, picture.width) - 1};
-    near.gather(centres, grid, all);
-    for (int64_t i = 0; i < near.count; ++i) {
-      squares_in_window(top, all.bottom, near.y[i], near.floor_y[i], 2 * grid.y.reach, near.dy2 + i * kLanes);
-    }
-    for (int64_t y = top; y <= all.bottom; y += kBlockRows) {
-      for (int64_t x = left; x <= all.right; x += kLanes) {
-        const Extent at{
-            y, std::min(y + kBlockRows - 1, all.bottom), x, std::min(x + kLanes - 1, all.right)};
+    const int64_t top = region / across * kRegionRows, left = region % across * kRegionColumns;
+    const int64_t bottom = std::min(top + kRegionRows, picture.height) - 1;
+    const int64_t right = std::min(left + kRegionColumns, picture.width) - 1;
+    near.gather(centres, grid, {top, bottom, left, right});
+    for (int64_t y = top; y <= bottom; y += kBlockRows) {
+      for (int64_t x = left; x <= right; x += kLanes) {
+        const Extent at{y, std::min(y + kBlockRows - 1, bottom), x, std::min(x + kLanes - 1, right)};
         Vec<int32_t> now[kBlockRows];
-        assign_block(picture, near, grid, at, y - top, y / kBlockRows * picture.columns + x / kLanes, first, weight, now);
+        assign_block(picture, near, grid, at, first, weight, rivals, now);
         for (int64_t row = at.top; row <= at.bottom; ++row) {
           const int64_t line = row * picture.columns + x / kLanes;
           int32_t* const was = picture.label + line * kLanes;
@@ -464,9 +485,9 @@ void cluster(const Picture& picture, const Grid& grid, double compactness, int64
   std::fill_n(+picture.label, picture.height * picture.stride(), static_cast<int32_t>(n));
   std::fill_n(+picture.limits, blocks_of(picture.height, kBlockRows) * picture.columns, FLT_MAX);
   Centres centres(picture, grid);
-  const int64_t regions = blocks_of(picture.height, kRegionRows) * blocks_of(picture.columns, kRegionBlocks);
+  const int64_t regions = blocks_of(picture.height, kRegionRows) * blocks_of(picture.width, kRegionColumns);
   // A thread must have more pixels to assign than sums to add up.
-  const int64_t grain = std::max<int64_t>(4 * n / (kRegionRows * kRegionBlocks * kLanes), 1);
+  const int64_t grain = std::max<int64_t>(4 * n / (kRegionRows * kRegionColumns), 1);
   for (int64_t pass = 0; pass < iterations; ++pass) {
     centres.update(sums, grid);
     if (pass == 0) std::fill(sums.begin(), sums.end(), Sum{});
@@ -474,7 +495,8 @@ void cluster(const Picture& picture, const Grid& grid, double compactness, int64
     torch::stable::parallel_for(0, regions, grain, [&](int64_t begin, int64_t end) {
       std::vector<Sum> moved(n + 1);
       Near near(static_cast<int64_t>(centres.sorted.size()));
-      assign_regions(picture, centres, grid, pass == 0, weight, begin, end, near, moved.data());
+      const Buffer<Rival> rivals(static_cast<int64_t>(centres.sorted.size()) + 1);
+      assign_regions(picture, centres, grid, pass == 0, weight, begin, end, near, rivals, moved.data());
       const std::lock_guard<std::mutex> lock(mutex);
       for (int64_t i = 0; i < n; ++i) sums[i] += moved[i];
     });
