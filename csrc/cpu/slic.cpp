@@ -315,15 +315,6 @@ struct alignas(64) Rival {
 
 // --- assignment ------------------------------------------------------------------------------------------------------
 
-// Squared distances along one axis from 16 pixels (the last repeated) to a centre, inf outside of its window.
-CAMGUIDE_INLINE void squares_in_window(float first, float last, float mean, float floor, float window, float* out) {
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const float at = std::min(first + static_cast<float>(i), last);
-    const float d = at - mean, square = d * d;
-    out[i] = std::fabs(at - floor) <= window ? square : kInfinity;
-  }
-}
-
 // How far m lies outside of [low, high].
 CAMGUIDE_INLINE float outside(float m, float low, float high) {
   const float under = low - m, over = m - high;
@@ -357,6 +348,28 @@ CAMGUIDE_INLINE void bound_distances(const Near& near, const Extent& at, const B
 // taken apart lane by lane where vectors are shorter than 64 bytes.
 CAMGUIDE_INLINE Vec<int32_t> less(Vec<float> a, Vec<float> b) { return ((Vec<int32_t>)a - (Vec<int32_t>)b) >> 31; }
 CAMGUIDE_INLINE Vec<int32_t> select(Vec<int32_t> mask, Vec<int32_t> a, Vec<int32_t> b) { return (a & mask) | (b & ~mask); }
+CAMGUIDE_INLINE Vec<float> select(Vec<int32_t> mask, Vec<float> a, Vec<float> b) {
+  return (Vec<float>)select(mask, (Vec<int32_t>)a, (Vec<int32_t>)b);
+}
+
+// Coordinates of 16 pixels; those behind the last repeat it.
+CAMGUIDE_INLINE Vec<float> positions(int64_t first, int64_t last) {
+  const Vec<float> at = Vec<float>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + static_cast<float>(first);
+  const Vec<float> end = Vec<float>{} + static_cast<float>(last);
+  return select(less(end, at), end, at);
+}
+
+// Squared distances along one axis from pixels to a centre, inf outside of its window.
+CAMGUIDE_INLINE Vec<float> squares_in_window(Vec<float> at, float mean, float floor, float window) {
+  const Vec<float> d = at - mean;
+  const Vec<float> off = (Vec<float>)((Vec<int32_t>)(at - floor) & std::numeric_limits<int32_t>::max());
+  return select(less(Vec<float>{} + window, off), Vec<float>{} + kInfinity, d * d);
+}
+
+CAMGUIDE_INLINE bool any(Vec<int32_t> v) {
+  const Vec<int64_t> w = (Vec<int64_t>)v;
+  return (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7]) != 0;
+}
 
 // The nearest of the rivals for 16 pixels, the first of several; returns the distances.
 template <bool with_colour>
@@ -371,21 +384,23 @@ CAMGUIDE_INLINE Vec<float> nearest(
       d = d + ((dL * dL + da * da) + db * db) * weight;
     }
     const Vec<int32_t> nearer = less(d, best);
-    best = (Vec<float>)select(nearer, (Vec<int32_t>)d, (Vec<int32_t>)best);
+    best = select(nearer, d, best);
     label = select(nearer, Vec<int32_t>{} + r->index, label);
   }
   return best;
 }
 
-// Assigns one block; its new labels go to `now`. A pixel that no window reaches keeps its label, which is 0 before the first
-// pass.
-CAMGUIDE_INLINE void assign_block(
+// Assigns one block; its new labels go to `now`; returns whether one is new indeed. A pixel that no window reaches keeps its
+// label, which is 0 before the first pass.
+CAMGUIDE_INLINE bool assign_block(
     const Picture& picture, const Near& near, const Grid& grid, const Extent& at, bool first, float weight, Rival* rivals,
     Vec<int32_t>* now) {
   const int64_t rows = at.bottom - at.top + 1, column = at.left / kLanes;
   const int64_t block = at.top / kBlockRows * picture.columns + column;
+  const Vec<float> y = positions(at.top, at.bottom), x = positions(at.left, at.right);
   float& limit = picture.limits[block];
   bound_distances(near, at, picture.boxes[block], grid, weight);
+  Vec<int32_t> changed;
   for (;;) {
     int64_t count = 0;
     for (int64_t i = 0; i < near.count; ++i) {
@@ -394,19 +409,22 @@ CAMGUIDE_INLINE void assign_block(
     }
     for (Rival* r = rivals; r < rivals + count; ++r) {
       const Centre& c = near.list[r->index];
-      squares_in_window(at.top, at.bottom, c.y, c.floor_y, 2 * grid.y.reach, r->dy2);
-      squares_in_window(at.left, at.right, c.x, c.floor_x, 2 * grid.x.reach, r->dx2);
+      store(r->dy2, squares_in_window(y, c.y, c.floor_y, 2 * grid.y.reach));
+      store(r->dx2, squares_in_window(x, c.x, c.floor_x, 2 * grid.x.reach));
       r->L = c.L, r->a = c.a, r->b = c.b, r->index = c.index;
     }
     Vec<float> worst{};
-    for (int64_t y = 0; y < rows; ++y) {
-      const int64_t line = (at.top + y) * picture.columns + column;
+    changed = Vec<int32_t>{};
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t line = (at.top + row) * picture.columns + column;
       const Colours& colours = picture.colours[line];
-      Vec<int32_t> label = first ? Vec<int32_t>{} : load(picture.label + line * kLanes);
-      const Vec<float> d = first ? nearest<false>(rivals, count, y, colours, weight, label)
-                                 : nearest<true>(rivals, count, y, colours, weight, label);
-      worst = (Vec<float>)select(less(worst, d), (Vec<int32_t>)d, (Vec<int32_t>)worst);
-      now[y] = label;
+      const Vec<int32_t> was = load(picture.label + line * kLanes);
+      Vec<int32_t> label = first ? Vec<int32_t>{} : was;
+      const Vec<float> d = first ? nearest<false>(rivals, count, row, colours, weight, label)
+                                 : nearest<true>(rivals, count, row, colours, weight, label);
+      worst = select(less(worst, d), d, worst);
+      changed |= label ^ was;
+      now[row] = label;
     }
     float found[kLanes];
     store(found, worst);
@@ -416,6 +434,7 @@ CAMGUIDE_INLINE void assign_block(
     if (complete) break;
   }
   limit = std::min(limit * kSlack, FLT_MAX);
+  return any(changed);
 }
 
 // Moves the pixels of a row of a block from the sums of their old centres to those of their new ones.
@@ -439,11 +458,6 @@ CAMGUIDE_INLINE void move(const int32_t* now, int32_t* was, int64_t n, int64_t y
   }
 }
 
-CAMGUIDE_INLINE bool any(Vec<int32_t> v) {
-  const Vec<int64_t> w = (Vec<int64_t>)v;
-  return (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7]) != 0;
-}
-
 // One pass over the regions [begin, end); what the sums of the centres gain and lose goes to `moved`.
 CAMGUIDE_MULTIVERSION void assign_regions(
     const Picture& picture, const Centres& centres, const Grid& grid, bool first, float weight, int64_t begin, int64_t end,
@@ -458,7 +472,7 @@ CAMGUIDE_MULTIVERSION void assign_regions(
       for (int64_t x = left; x <= right; x += kLanes) {
         const Extent at{y, std::min(y + kBlockRows - 1, bottom), x, std::min(x + kLanes - 1, right)};
         Vec<int32_t> now[kBlockRows];
-        assign_block(picture, near, grid, at, first, weight, rivals, now);
+        if (!assign_block(picture, near, grid, at, first, weight, rivals, now)) continue;
         for (int64_t row = at.top; row <= at.bottom; ++row) {
           const int64_t line = row * picture.columns + x / kLanes;
           int32_t* const was = picture.label + line * kLanes;
