@@ -1,4 +1,4 @@
-// Images and maps of any dtype.
+// Images and maps of any dtype, in batches.
 #pragma once
 
 #include "camguide.h"
@@ -31,6 +31,16 @@ void with_pixels(const Tensor& x, const char* name, const F& f) {
     default:
       STD_TORCH_CHECK(false, name, " must be uint8 or floating point");
   }
+}
+
+// f(i) for every image: one for each thread as long as there are enough, then the threads share each that is left.
+template <class F>
+void for_each_image(int64_t batch, const F& f) {
+  const int64_t shared = batch - batch % static_cast<int64_t>(torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, shared, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+  for (int64_t i = shared; i < batch; ++i) f(i);
 }
 
 }  // namespace camguide

@@ -543,17 +543,11 @@ Tensor slic(
   Tensor out = torch::stable::new_empty(image, {batch, height, width}, ScalarType::Int);
   int32_t* const segments = out.mutable_data_ptr<int32_t>();
   with_pixels(pixels, "image", [&](auto* data) {
-    const auto one = [&](int64_t i) {
+    for_each_image(batch, [&](int64_t i) {
       slic_image(
           data + i * 3 * height * width, height, width, n_segments, compactness, iterations, min_size_factor,
           segments + i * height * width);
-    };
-    // An image for each thread as long as there are enough; the threads share each of the others.
-    const int64_t shared = batch - batch % torch::stable::get_num_threads();
-    torch::stable::parallel_for(0, shared, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) one(i);
     });
-    for (int64_t i = shared; i < batch; ++i) one(i);
   });
   return out;
 }
