@@ -2,7 +2,7 @@
 //
 //   mu_s = mean Lab of superpixel s,   w_st = exp(-|mu_s - mu_t| / (2 sigma^2)),   P = w / row sum,   u <- P u
 //
-// Labels are read as runs along the rows. Means: each map is summed by one thread, run by run in raster order, in fp64.
+// Labels are read as runs along the rows. Means: sums in fp64, run by run in raster order, a map or a fixed band of it at once.
 // Edges: two superpixels touch at many pixels; a table of recent edges drops most repetitions before the rest is sorted.
 // The walk takes a few maps at a time, [N, maps], which stay in the cache. So nothing depends on the number of threads.
 #include "../lab.h"
@@ -41,17 +41,19 @@ void find_runs(const int32_t* segments, int64_t num_segments, Runs& runs) {
   STD_TORCH_CHECK(!outside, "segments must be in [0, ", num_segments, ") (num_segments)");
 }
 
-// Sums of maps [maps, H, W] over each superpixel, [N, maps].
+// Adds rows [top, bottom) of maps [maps, H, W] to the sums over each superpixel, [N, maps].
 template <int64_t maps, class T>
-void sum_maps(const T* values, const int32_t* segments, const Runs& runs, double* sums) {
+CAMGUIDE_INLINE void sum_maps(
+    const T* values, const int32_t* segments, const Runs& runs, int64_t top, int64_t bottom, double* sums) {
   const int64_t pixels = runs.height * runs.width;
-  for (int64_t y = 0; y < runs.height; ++y, values += runs.width, segments += runs.width) {
+  for (int64_t y = top; y < bottom; ++y) {
+    const T* const row = values + y * runs.width;
     for (int64_t id = runs.first(y); id < runs.end(y); ++id) {
-      double* const total = sums + segments[runs.start(id)] * maps;
+      double* const total = sums + segments[y * runs.width + runs.start(id)] * maps;
       double sum[maps];
       for (int64_t k = 0; k < maps; ++k) sum[k] = total[k];
       for (int64_t x = runs.start(id); x < runs.stop(id); ++x) {
-        for (int64_t k = 0; k < maps; ++k) sum[k] += static_cast<Wide<T>>(values[k * pixels + x]);
+        for (int64_t k = 0; k < maps; ++k) sum[k] += static_cast<Wide<T>>(row[k * pixels + x]);
       }
       for (int64_t k = 0; k < maps; ++k) total[k] = sum[k];
     }
@@ -61,7 +63,7 @@ void sum_maps(const T* values, const int32_t* segments, const Runs& runs, double
 // Gives each pixel the value of its superpixel, [N, maps] -> [maps, H, W]. A run is written by whole vectors, past its end
 // where there is room; what follows it is written later.
 template <int64_t maps, class T>
-void spread_maps(const Wide<T>* u, const int32_t* segments, const Runs& runs, T* out) {
+CAMGUIDE_INLINE void spread_maps(const Wide<T>* u, const int32_t* segments, const Runs& runs, T* out) {
   constexpr int64_t at_once = 32 / sizeof(T);
   const int64_t pixels = runs.height * runs.width;
   for (int64_t y = 0; y < runs.height; ++y, segments += runs.width) {
@@ -81,7 +83,7 @@ void spread_maps(const Wide<T>* u, const int32_t* segments, const Runs& runs, T*
 
 // f(first map, number of maps as a constant) until all are done: 8 at a time, then 4, 2, 1.
 template <int64_t maps = kMaps, class F>
-void in_groups(int64_t begin, int64_t end, const F& f) {
+CAMGUIDE_INLINE void in_groups(int64_t begin, int64_t end, const F& f) {
   for (; begin + maps <= end; begin += maps) f(begin, std::integral_constant<int64_t, maps>());
   if constexpr (maps > 1) in_groups<maps / 2>(begin, end, f);
 }
@@ -144,15 +146,23 @@ std::vector<double> mean_colours(const T* image, const int32_t* segments, const 
   const int64_t pixels = runs.height * runs.width;
   const Buffer<Wide<T>> colours(3 * pixels);
   find_lab(image, runs.height, runs.width, +colours);
-  std::vector<double> means(3 * n);
-  torch::stable::parallel_for(0, 3, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      std::vector<double> sums(n);
-      sum_maps<1>(colours + c * pixels, segments, runs, sums.data());
-      for (int64_t s = 0; s < n; ++s) means[3 * s + c] = sums[s] / std::max(counts[s], 1);
+  // Bands of rows are summed apart, as many as cost little beside the pixels, and added up in their order.
+  const int64_t bands = std::clamp<int64_t>(pixels / (16 * n), 1, 8), rows = (runs.height + bands - 1) / bands;
+  std::vector<double> sums(bands * 3 * n);
+  torch::stable::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t top = std::min(i * rows, runs.height), bottom = std::min(top + rows, runs.height);
+      sum_maps<3>(+colours, segments, runs, top, bottom, sums.data() + i * 3 * n);
     }
   });
-  return means;
+  for (int64_t i = 1; i < bands; ++i) {
+    for (int64_t j = 0; j < 3 * n; ++j) sums[j] += sums[i * 3 * n + j];
+  }
+  for (int64_t s = 0; s < n; ++s) {
+    for (int64_t c = 0; c < 3; ++c) sums[3 * s + c] /= std::max(counts[s], 1);
+  }
+  sums.resize(3 * n);
+  return sums;
 }
 
 // Edges as they are met, with fewer repetitions.
@@ -289,7 +299,7 @@ struct Graph {  // of one image
 
 // u [N, maps] -> P^iterations u; a superpixel without neighbours keeps its value.
 template <int64_t maps, class A, class P>
-void walk(const Graph<P>& graph, int64_t iterations, A* u, A* next) {
+CAMGUIDE_INLINE void walk(const Graph<P>& graph, int64_t iterations, A* u, A* next) {
   A* const result = u;
   for (int64_t step = 0; step < iterations; ++step, std::swap(u, next)) {
     for (int64_t s = 0; s < graph.n; ++s) {
@@ -307,12 +317,12 @@ void walk(const Graph<P>& graph, int64_t iterations, A* u, A* next) {
 }
 
 template <int64_t maps, class T, class P>
-void walk_maps(
+CAMGUIDE_INLINE void walk_maps(
     const T* target, const int32_t* segments, const Runs& runs, const Graph<P>& graph, int64_t iterations, T* out) {
   const Buffer<double> sums(graph.n * maps);
   const Buffer<Wide<T>> u(graph.n * maps), next(graph.n * maps);
   std::fill_n(+sums, graph.n * maps, 0.0);
-  sum_maps<maps>(target, segments, runs, sums);
+  sum_maps<maps>(target, segments, runs, 0, runs.height, sums);
   for (int64_t s = 0; s < graph.n; ++s) {
     for (int64_t k = 0; k < maps; ++k) {
       u[s * maps + k] = static_cast<Wide<T>>(sums[s * maps + k] / std::max(graph.counts[s], 1));
@@ -320,6 +330,23 @@ void walk_maps(
   }
   walk<maps>(graph, iterations, +u, +next);
   spread_maps<maps>(+u, segments, runs, out);
+}
+
+// Maps [begin, end) of one image.
+template <class T, class P>
+CAMGUIDE_INLINE void walk_image(
+    const T* target, const int32_t* segments, const Runs& runs, const Graph<P>& graph, int64_t iterations, int64_t begin,
+    int64_t end, T* out) {
+  in_groups(begin, end, [&](int64_t k, auto count) {
+    const int64_t at = k * runs.height * runs.width;
+    walk_maps<count()>(target + at, segments, runs, graph, iterations, out + at);
+  });
+}
+
+CAMGUIDE_MULTIVERSION void walk_image(
+    const float* target, const int32_t* segments, const Runs& runs, const Graph<float>& graph, int64_t iterations,
+    int64_t begin, int64_t end, float* out) {
+  walk_image<float, float>(target, segments, runs, graph, iterations, begin, end, out);
 }
 
 template <class T, class P>
@@ -335,11 +362,9 @@ void walk_batch(
         neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
     Runs runs(height, width);
     find_runs(labels, n, runs);
+    const int64_t at = i * maps * pixels;
     torch::stable::parallel_for(0, maps, 1, [&](int64_t begin, int64_t end) {
-      in_groups(begin, end, [&](int64_t k, auto count) {
-        const int64_t at = (i * maps + k) * pixels;
-        walk_maps<count()>(target + at, labels, runs, graph, iterations, out + at);
-      });
+      walk_image(target + at, labels, runs, graph, iterations, begin, end, out + at);
     });
   });
 }
