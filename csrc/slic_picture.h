@@ -1,0 +1,160 @@
+// An image in the form in which slic clusters it: colours as integers of 2^-16 Lab units, in blocks of 16 x 8 pixels.
+#pragma once
+
+#include "lab.h"
+
+#include "buffer.h"
+#include "pixels.h"
+
+#include <algorithm>
+#include <limits>
+#include <mutex>
+#include <utility>
+
+namespace camguide {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kColourScale = 65536;     // steps per Lab unit
+constexpr int64_t kLanes = lanes<float>;  // pixels of a block along x
+constexpr int64_t kBlockRows = 8;         // and along y
+
+constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+struct Colours {  // of 16 pixels
+  float Lab[3][kLanes];
+};
+
+struct Box {  // smallest and largest L, a, b
+  float low[3], high[3];
+};
+
+// One image while it is clustered. What lies right of the image repeats its last column.
+struct Picture {
+  int64_t height, width, columns;  // columns of blocks
+  Buffer<Colours> colours;         // [H, columns]
+  Buffer<int32_t> label;           // [H, columns * 16]
+  Buffer<Box> boxes;               // of blocks
+  Buffer<float> limits;            // of blocks: what the largest distance is guessed to be
+
+  Picture(int64_t height, int64_t width)
+      : height(height),
+        width(width),
+        columns(blocks_of(width, kLanes)),
+        colours(height * columns),
+        label(height * columns * kLanes),
+        boxes(blocks_of(height, kBlockRows) * columns),
+        limits(blocks_of(height, kBlockRows) * columns) {}
+
+  int64_t stride() const { return columns * kLanes; }
+};
+
+template <class T>
+std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
+  using A = std::conditional_t<std::is_same_v<T, uint8_t>, T, Wide<T>>;
+  constexpr int64_t at_once = 64;  // independent of one another, so that they make vectors
+  A low = image[0], high = image[0];
+  std::mutex mutex;
+  torch::stable::parallel_for(0, n, 1 << 16, [&](int64_t begin, int64_t end) {
+    A least[at_once], most[at_once];
+    std::fill_n(least, at_once, image[begin]);
+    std::fill_n(most, at_once, image[begin]);
+    const auto take = [&](int64_t i, int64_t j) {
+      const A v = image[i];
+      least[j] = v < least[j] ? v : least[j];
+      most[j] = v > most[j] ? v : most[j];
+    };
+    int64_t i = begin;
+    for (; i + at_once <= end; i += at_once) {
+      for (int64_t j = 0; j < at_once; ++j) take(i + j, j);
+    }
+    for (; i < end; ++i) take(i, 0);
+    const std::lock_guard<std::mutex> lock(mutex);
+    low = std::min(low, *std::min_element(least, least + at_once));
+    high = std::max(high, *std::max_element(most, most + at_once));
+  });
+  return {low, high};
+}
+
+// Stretches values to [0, 1] and undoes the gamma.
+template <class A>
+struct Stretch {
+  A low, span;
+
+  CAMGUIDE_INLINE float operator()(A v) const { return linear(static_cast<float>((v - low) / span)); }
+};
+
+template <class T>
+CAMGUIDE_INLINE void stretch_row(const T* row, Stretch<Wide<T>> stretch, int64_t width, float* out) {
+  for (int64_t x = 0; x < width; ++x) out[x] = stretch(row[x]);
+}
+
+CAMGUIDE_MULTIVERSION void stretch_row(const float* row, Stretch<float> stretch, int64_t width, float* out) {
+  stretch_row<float>(row, stretch, width, out);
+}
+
+CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Colours* out) {  // rgb: linear, [3, columns * 16]
+  const float *r = rgb, *g = r + columns * kLanes, *b = g + columns * kLanes;
+  for (int64_t i = 0; i < columns; ++i, r += kLanes, g += kLanes, b += kLanes) {
+    Colours c;
+    for (int64_t x = 0; x < kLanes; ++x) {
+      const Lab<float> pixel = lab(r[x], g[x], b[x]);
+      c.Lab[0][x] = round_even(pixel.L * kColourScale);
+      c.Lab[1][x] = round_even(pixel.a * kColourScale);
+      c.Lab[2][x] = round_even(pixel.b * kColourScale);
+    }
+    out[i] = c;
+  }
+}
+
+CAMGUIDE_MULTIVERSION void find_boxes(const Picture& picture, int64_t block_row) {
+  const int64_t top = block_row * kBlockRows, bottom = std::min(top + kBlockRows, picture.height);
+  for (int64_t i = 0; i < picture.columns; ++i) {
+    Box& box = picture.boxes[block_row * picture.columns + i];
+    for (int64_t c = 0; c < 3; ++c) {
+      float low[kLanes], high[kLanes];
+      std::fill_n(low, kLanes, kInfinity);
+      std::fill_n(high, kLanes, -kInfinity);
+      for (int64_t y = top; y < bottom; ++y) {
+        const float* const v = picture.colours[y * picture.columns + i].Lab[c];
+        for (int64_t x = 0; x < kLanes; ++x) {
+          low[x] = v[x] < low[x] ? v[x] : low[x];
+          high[x] = v[x] > high[x] ? v[x] : high[x];
+        }
+      }
+      box.low[c] = *std::min_element(low, low + kLanes);
+      box.high[c] = *std::max_element(high, high + kLanes);
+    }
+  }
+}
+
+template <class T>
+void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
+  const int64_t pixels = picture.height * picture.width, stride = picture.stride();
+  const auto [low, high] = range_of(image, 3 * pixels);
+  const Stretch<Wide<T>> stretch{low, high > low ? high - low : Wide<T>(1)};
+  float table[256];
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    for (int v = 0; v < 256; ++v) table[v] = stretch(static_cast<float>(v));
+  }
+  torch::stable::parallel_for(0, blocks_of(picture.height, kBlockRows), 2, [&](int64_t begin, int64_t end) {
+    const Buffer<float> rgb(3 * stride);
+    for (int64_t y = begin * kBlockRows; y < std::min(end * kBlockRows, picture.height); ++y) {
+      for (int64_t c = 0; c < 3; ++c) {
+        const T* const row = image + c * pixels + y * picture.width;
+        float* const out = rgb + c * stride;
+        if constexpr (std::is_same_v<T, uint8_t>) {
+          for (int64_t x = 0; x < picture.width; ++x) out[x] = table[row[x]];
+        } else {
+          stretch_row(row, stretch, picture.width, out);
+        }
+        std::fill(out + picture.width, out + stride, out[picture.width - 1]);
+      }
+      colours_of_row(rgb, picture.columns, picture.colours + y * picture.columns);
+    }
+    for (int64_t i = begin; i < end; ++i) find_boxes(picture, i);
+  });
+}
+
+}  // namespace
+}  // namespace camguide
