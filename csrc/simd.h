@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 // A function so marked is compiled for AVX-512, AVX2 and the baseline, and the loader picks one: no illegal instruction on
 // an older CPU. `flatten` draws everything that it calls into each copy; a call left over would run baseline code.
@@ -23,6 +22,7 @@ namespace camguide {
 template <class A>
 struct Vector {
   typedef A type __attribute__((vector_size(64)));
+  typedef A unaligned __attribute__((vector_size(64), aligned(alignof(A))));  // in memory, where it aliases A alone
 };
 template <class A>
 using Vec = typename Vector<A>::type;
@@ -37,14 +37,12 @@ constexpr int64_t round_to_lanes(int64_t n) {
 
 template <class A>
 CAMGUIDE_INLINE Vec<A> load(const A* from) {
-  Vec<A> v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  return *reinterpret_cast<const typename Vector<A>::unaligned*>(from);
 }
 
 template <class A>
 CAMGUIDE_INLINE void store(A* to, Vec<A> v) {
-  std::memcpy(to, &v, sizeof v);
+  *reinterpret_cast<typename Vector<A>::unaligned*>(to) = v;
 }
 
 }  // namespace camguide
