@@ -10,7 +10,7 @@
 
 namespace camguide {
 
-// Zeroed memory, handed out in pieces whose sizes are multiples of a cache line.
+// Zeroed memory, handed out in pieces whose sizes are multiples of a vector.
 template <class A>
 class Arena {
  public:
