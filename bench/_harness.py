@@ -14,6 +14,7 @@ from _measure import ROUNDS, Marker, Sampler
 from _table import MODES, Line, Table
 from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Row:
     """One implementation in a comparison; a bare function is `Row(function)`."""

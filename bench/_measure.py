@@ -61,18 +61,18 @@ class Sampler:
     def sample_round(self) -> None:
         if self.samples and self._spent >= self.budget:
             return
-        start = time.perf_counter()
         if self.samples:
             first = laps(self.run, self.device)
         else:
             self.peak, first = peak_memory(lambda: laps(self.run, self.device), self.device)
-        share = self.budget / ROUNDS
-        if time.perf_counter() - start > share:
+        start, share = time.perf_counter(), self.budget / ROUNDS - sum(first)
+        if share <= 0:
             self.samples.append(first)
         else:  # a short call: the first one only warms the caches up again
-            while not self.samples or time.perf_counter() - start < share:
+            self.samples.append(laps(self.run, self.device))
+            while time.perf_counter() - start < share:
                 self.samples.append(laps(self.run, self.device))
-        self._spent += time.perf_counter() - start
+        self._spent += sum(first) + time.perf_counter() - start
 
 
 def peak_memory(call: Callable[[], Result], device: torch.device) -> tuple[int | None, Result]:

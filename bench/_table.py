@@ -63,7 +63,13 @@ def markdown(table: Table, copy_bandwidth: float) -> str:
 
 def _cells(line: Line, copy_bandwidth: float) -> tuple[str, ...]:
     if line.median is None:
-        return (line.mode, line.row, f"**{line.status}**" if line.status == "FAILED" else line.status, *[""] * 5, line.found)
+        return (
+            line.mode,
+            line.row,
+            f"**{line.status}**" if line.status == "FAILED" else line.status,
+            *[""] * 5,
+            line.found,
+        )
     ratio = "" if line.ratio is None else times(line.ratio)
     if line.bandwidth is None:
         speed = ""
@@ -86,7 +92,10 @@ def _grid(body: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in [HEADER, *body]) for i in range(len(HEADER))]
     left = {0, 1, len(HEADER) - 1}  # text; figures are aligned to the right
     rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    padded = [[c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))] for row in [HEADER, *body]]
+    padded = [
+        [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        for row in [HEADER, *body]
+    ]
     padded.insert(1, rule)
     return "\n".join("| " + " | ".join(row) + " |" for row in padded)
 
