@@ -60,7 +60,7 @@ class Bench:
         check: Check,
         grad: int | None = None,
         bytes: Mapping[str, int] | None = None,
-    ) -> Table:
+    ) -> None:
         """Checks, then times, every row on the same inputs; rows called "ours..." are ours, "ours" is what ratios
         refer to.
 
@@ -74,35 +74,21 @@ class Bench:
             bytes: compulsory bytes by mode. By default each input is read once, and each result and gradient
                 (upstream's too) read or written once; the inputs are not counted in the backward pass.
 
-        Fails, after all other rows are measured, if a row's result is wrong. Such a row is not timed.
+        Raises `WrongResult`, after the other rows are measured, if a row's result is wrong or it raises. Such a row is
+        not timed.
         """
         names = (op,) if isinstance(op, str) else op
         table = Table(names[0] if len(names) == 1 else " + ".join(names), case, {n: self._served(n) for n in names})
         self._tables.append(table)
-        rows = {name: row if isinstance(row, Row) else Row(row) for name, row in rows.items()}
         inputs = tuple(_to(x, self.device) for x in inputs)
-        oracle_call = Call(Row(oracle), _map(inputs, _double), grad, None)
-        expected, expected_grad = oracle_call.result(), None
+        oracle_call = Call(Row(oracle), _map(inputs, _double), self.device, grad, None)
+        wanted = [oracle_call.result()]
         if grad is not None:
-            upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            oracle_call.upstream = upstream if expected.ndim else torch.ones((), dtype=torch.float64)
-            expected_grad = oracle_call.gradient()
-
-        calls, failed = {}, []
-        for name, row in rows.items():
-            if missing := row.missing or _missing(row.needs):
-                table.lines.append(Line("", name, "not installed", missing, row.note))
-                continue
-            device = torch.device("cpu") if row.on_cpu else self.device
-            own = tuple(_to(x, device) for x in (inputs if row.inputs is None else row.inputs))
-            call = Call(row, own, grad if row.gradient else None, oracle_call.upstream)
-            wrong = call.verify(row.check or check, expected, expected_grad)
-            if wrong:
-                failed.append(f"{name}: {wrong}")
-                table.lines.append(Line("", name, "FAILED", wrong, row.note))
-            else:
-                calls[name] = call
-        del oracle_call, expected, expected_grad
+            shape, generator = wanted[0].shape, torch.Generator().manual_seed(0)
+            oracle_call.upstream = torch.randn(shape, generator=generator).double() if shape else torch.ones(())
+            wanted.append(oracle_call.gradient())
+        calls, failures = self._right_calls(table, rows, inputs, grad, oracle_call.upstream, check, wanted)
+        del oracle_call, wanted
 
         lines = [
             line
@@ -116,9 +102,40 @@ class Bench:
         _set_ratios(lines)
         table.lines[:0] = sorted(lines, key=lambda x: MODES.index(x.mode))
         torch.compiler.reset()
-        if failed:
-            raise WrongResult(f"{table.op} {case}: " + "; ".join(failed))
-        return table
+        if failures:
+            text = "; ".join(f"{name}: {wrong}" for name, wrong, _ in failures)
+            raise WrongResult(f"{table.op}, {case}: {text}") from failures[0][2]
+
+    def _right_calls(
+        self,
+        table: Table,
+        rows: Mapping[str, Row | Callable],
+        inputs: tuple,
+        grad: int | None,
+        upstream: Tensor | None,
+        check: Check,
+        wanted: list[Tensor],
+    ) -> tuple[dict[str, "Call"], list[tuple[str, str, Exception | None]]]:
+        """({row: call} of the right ones, [(row, what is wrong, what it raised)]); the others get their line here."""
+        calls, failures = {}, []
+        for name, row in rows.items():
+            row = row if isinstance(row, Row) else Row(row)
+            if missing := row.missing or _missing(row.needs):
+                table.lines.append(Line("", name, "not installed", missing, row.note))
+                continue
+            device = torch.device("cpu") if row.on_cpu else self.device
+            own = tuple(_to(x, device) for x in (inputs if row.inputs is None else row.inputs))
+            call, cause = Call(row, own, device, grad if row.gradient else None, upstream), None
+            try:
+                wrong = call.verify(row.check or check, wanted)
+            except Exception as error:  # the other rows are measured all the same
+                wrong, cause = f"{type(error).__name__}: {str(error).strip()[:200]}".splitlines()[0], error
+            if wrong:
+                failures.append((name, wrong, cause))
+                table.lines.append(Line("", name, "FAILED", wrong, row.note))
+            else:
+                calls[name] = call
+        return calls, failures
 
     def _measure(self, calls: dict[str, "Call"], mode: str) -> list[Line]:
         """Lines of "forward"; or of "full" and of its second lap, "backward"."""
@@ -147,14 +164,12 @@ class WrongResult(AssertionError):
 class Call:
     """A row with its inputs: the runs that are timed, and the results that are checked."""
 
-    def __init__(self, row: Row, inputs: tuple, grad: int | None, upstream: Tensor | None):
-        self.row, self.inputs, self.upstream = row, inputs, upstream
+    def __init__(self, row: Row, inputs: tuple, device: torch.device, grad: int | None, upstream: Tensor | None):
+        self.row, self.inputs, self.device, self.upstream = row, inputs, device, upstream
         self.differentiable = grad is not None
         if grad is not None:
             self._leaf = inputs[grad].detach().requires_grad_()
             self._inputs_with_leaf = (*inputs[:grad], self._leaf, *inputs[grad + 1 :])
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
-        self.device = tensors[0].device if tensors and not row.on_cpu else torch.device("cpu")
         self.bytes: dict[str, int] = {}  # by mode
         self.found: dict[str, str] = {}  # what the check said of "forward" and "gradient"
 
@@ -172,13 +187,13 @@ class Call:
         self.bytes["full"] = self.bytes["forward"] + self.bytes["backward"]
         return gradient
 
-    def verify(self, check: Check, expected: Tensor, expected_grad: Tensor | None) -> str:
-        """ "" or what is wrong."""
-        right, self.found["forward"] = check(self.result(), expected)
+    def verify(self, check: Check, wanted: list[Tensor]) -> str:
+        """ "" or what is wrong with the result or the gradient."""
+        right, self.found["forward"] = check(self.result(), wanted[0])
         if not right:
-            return self.found["forward"]
+            return self.found["forward"] or "wrong"
         if self.differentiable:
-            right, self.found["gradient"] = check(self.gradient(), expected_grad)
+            right, self.found["gradient"] = check(self.gradient(), wanted[1])
         return "" if right else f"gradient {self.found['gradient']}"
 
     def forward(self, mark: Marker) -> None:

@@ -57,6 +57,8 @@ class Sampler:
         self.samples: list[list[float]] = []
         self.peak: int | None = None  # bytes above what was there before the call
         self._spent = 0.0
+        if device.type == "cuda":
+            _flush_buffer(device)  # so that its memory is not taken for the call's
 
     def sample_round(self) -> None:
         if self.samples and self._spent >= self.budget:

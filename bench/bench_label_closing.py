@@ -32,18 +32,22 @@ def planes_of(labels):
     return [(labels == label).astype(np.uint8) for label in CLASSES]
 
 
+def ours(labels):
+    return ops.label_closing(labels, SIDE)
+
+
+def eager(labels):
+    return reference.label_closing(labels, SIDE, 0, 255)
+
+
 def bench_label_closing(bench):
     labels = label_map(1, len(CLASSES), 512, 512).to(torch.uint8)
     array = labels[0].numpy()
-    bench.compare(
-        "label_closing",
-        f"1x512x512, {len(CLASSES)} classes, {SIDE}x{SIDE}",
-        inputs=(labels,),
-        oracle=lambda labels: reference.label_closing(labels, SIDE, 0, 255),
-        check=equal(),
-        rows={
-            "ours": lambda labels: ops.label_closing(labels, SIDE),
-            "eager": lambda labels: reference.label_closing(labels, SIDE, 0, 255),
+    compare(
+        bench,
+        labels,
+        {
+            "eager": eager,
             "cv2": Row(opencv, inputs=(array,), result=lambda out: torch.from_numpy(out)[None], on_cpu=True),
             "cv2, closings alone": Row(
                 closings,
@@ -58,19 +62,21 @@ def bench_label_closing(bench):
 
 def bench_label_closing_batch(bench):
     labels = label_map(32, len(CLASSES), 512, 512).to(torch.uint8)
+    image_by_image = Row(
+        lambda batch: [opencv(one) for one in batch],
+        inputs=(list(labels.numpy()),),
+        result=lambda out: torch.from_numpy(np.array(out)),
+        on_cpu=True,
+    )
+    compare(bench, labels, {"cv2": image_by_image})
+
+
+def compare(bench, labels, peers):
     bench.compare(
         "label_closing",
-        f"32x512x512, {len(CLASSES)} classes, {SIDE}x{SIDE}",
+        f"{len(labels)}x512x512, {len(CLASSES)} classes, {SIDE}x{SIDE}",
         inputs=(labels,),
-        oracle=lambda labels: reference.label_closing(labels, SIDE, 0, 255),
+        oracle=eager,
         check=equal(),
-        rows={
-            "ours": lambda labels: ops.label_closing(labels, SIDE),
-            "cv2": Row(
-                lambda batch: [opencv(one) for one in batch],
-                inputs=(list(labels.numpy()),),
-                result=lambda out: torch.from_numpy(np.array(out)),
-                on_cpu=True,
-            ),
-        },
+        rows={"ours": ours, **peers},
     )

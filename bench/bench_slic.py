@@ -65,7 +65,12 @@ def bench_slic_labels(bench):
     image = photographs(1, 512)
     picture = (np.ascontiguousarray(image[0].permute(1, 2, 0)),)
     scikit = Row(
-        lambda picture: skimage_slic(picture, False), picture, one_image, equal(0.99), on_cpu=True, needs="skimage"
+        lambda picture: skimage_slic(picture, False),
+        inputs=picture,
+        result=one_image,
+        check=equal(0.99),
+        on_cpu=True,
+        needs="skimage.segmentation",
     )
     compare(bench, "512x512, labels before connectivity", image, 0.0, {"scikit-image": scikit})
 
@@ -81,7 +86,10 @@ def bench_slic(bench):
     )
     peers = {
         "scikit-image": Row(
-            lambda picture: skimage_slic(picture, True), **other, needs="skimage", note="its own rule of connectivity"
+            lambda picture: skimage_slic(picture, True),
+            **other,
+            needs="skimage.segmentation",
+            note="its own rule of connectivity",
         ),
         "OpenCV ximgproc": Row(
             opencv,

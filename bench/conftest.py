@@ -66,7 +66,8 @@ def bench(pytestconfig: pytest.Config, machine: dict) -> Bench:
     def served(op: str) -> str:
         return rows()[op][machine["device"]].backend
 
-    return Bench(torch.device(machine["device"]), machine["budget"], pytestconfig.stash[TABLES], served)
+    device = torch.empty(0, device=machine["device"]).device  # with its index, as tensors have it
+    return Bench(device, machine["budget"], pytestconfig.stash[TABLES], served)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

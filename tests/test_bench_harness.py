@@ -56,7 +56,7 @@ def bench_right(bench):
 
 
 def bench_wrong_value(bench):
-    compare(bench, ours=torch.relu, peer=lambda x: torch.relu(x) + 1e-3)
+    compare(bench, ours=torch.relu, peer=lambda x: torch.relu(x) + 1e-3, broken=lambda x: x.no_such_method())
 
 
 def bench_wrong_gradient(bench):
@@ -100,7 +100,12 @@ def lines(session, number: int) -> dict[tuple[str, str], dict]:
 def test_a_wrong_row_fails_and_is_not_timed(session):
     process, _ = session
     assert process.returncode == 1 and "3 failed, 1 passed" in process.stdout, process.stdout + process.stderr
-    for number, row, found in [(1, "peer", "> 1e-06"), (2, "ours", "gradient "), (3, "ours", "nan > 1e-06")]:
+    for number, row, found in [
+        (1, "peer", "> 1e-06"),
+        (1, "broken", "no_such_method"),
+        (2, "ours", "gradient "),
+        (3, "ours", "nan > 1e-06"),
+    ]:
         wrong = [line for line in session[1]["tables"][number]["lines"] if line["row"] == row]
         assert [line["status"] for line in wrong] == ["FAILED"]
         assert found in wrong[0]["found"]
