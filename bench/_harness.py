@@ -14,6 +14,8 @@ from _measure import ROUNDS, Marker, Sampler
 from _table import MODES, Line, Table
 from torch import Tensor
 
+FUSED_LOSS = "computes the gradient in the forward pass of training, so that `full` is what a step pays"
+
 
 @dataclass(frozen=True)
 class Row:

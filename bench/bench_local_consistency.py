@@ -1,7 +1,7 @@
 """local_consistency_loss: the peers are the twin and torch.compile of it."""
 
 from _check import close
-from _harness import Row, compiled
+from _harness import FUSED_LOSS, Row, compiled
 from _inputs import class_maps
 
 from camguide_fast import ops, reference
@@ -25,7 +25,7 @@ def bench_local_consistency(bench):
         oracle=eager,
         check=close(1e-5, outliers=1e-5),  # at a tie of two classes the gradient changes sides
         rows={
-            "ours": ours,
+            "ours": Row(ours, note=FUSED_LOSS),
             "ours bf16": Row(ours, inputs=(features.bfloat16(),), check=close(2e-2, outliers=1e-2)),
             "eager": eager,
             "compiled": compiled(eager),

@@ -30,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         raise pytest.UsageError("benches run one at a time: leave out -n")
+    if not hasattr(config.option, "bench_json"):
+        raise pytest.UsageError("name the benches to run them: pytest bench/")  # this file was found too late
     if config.option.device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda, but torch sees no GPU")
     if threads := config.option.threads:
@@ -76,8 +78,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     found = config.stash[MACHINE]
     terminalreporter.section("benches")
     terminalreporter.write_line(
-        f"{found['gpu'] or found['cpu']}, {found['threads']} CPU threads ({found['vectors']}), torch {found['torch']}, "
-        f"camguide_fast {found['camguide_fast']} {found['commit'] or ''}; {found['date']}\n"
+        f"{found['gpu'] or found['cpu']}, CPU threads: {found['threads']} ({found['vectors']}), torch {found['torch']}, "
+        f"camguide_fast {found['camguide_fast']}{f' ({found['commit']})' if found['commit'] else ''}, {found['date']}\n"
         f"A plain copy moves {found['copy_bandwidth'] / 1e9:.3g} GB/s, read and written."
     )
     for table in config.stash[TABLES]:
