@@ -77,9 +77,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     found = config.stash[MACHINE]
     terminalreporter.section("benches")
+    threads = f"CPU threads: {found['threads']} ({found['vectors']})"
+    version = " ".join(filter(None, ("camguide_fast", found["camguide_fast"], found["commit"])))
     terminalreporter.write_line(
-        f"{found['gpu'] or found['cpu']}, CPU threads: {found['threads']} ({found['vectors']}), torch {found['torch']}, "
-        f"camguide_fast {found['camguide_fast']}{f' ({found['commit']})' if found['commit'] else ''}, {found['date']}\n"
+        f"{found['gpu'] or found['cpu']}, {threads}, torch {found['torch']}, {version}, {found['date']}\n"
         f"A plain copy moves {found['copy_bandwidth'] / 1e9:.3g} GB/s, read and written."
     )
     for table in config.stash[TABLES]:
