@@ -30,8 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         raise pytest.UsageError("benches run one at a time: leave out -n")
-    if not hasattr(config.option, "bench_json"):
-        raise pytest.UsageError("name the benches to run them: pytest bench/")  # this file was found too late
     if config.option.device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda, but torch sees no GPU")
     if threads := config.option.threads:
