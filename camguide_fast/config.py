@@ -64,6 +64,8 @@ class Stage:
     batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
     """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded
     weights)."""
+    average: float = 0.0
+    """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,10 @@ def paper() -> Config:
 
 def small() -> Config:
     """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded
-    layers frozen."""
+    layers frozen, weights averaged over some hundred iterations."""
     classify = Optimizer("sgd", lr=0.003)
     distill = Optimizer("sgd", lr=0.003)
-    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded")
+    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded", average=0.99)
     return Config(
         data=Data(crop=224, long_side=(224, 400), workers=2),
         network=Network(teacher="resnet18"),
@@ -226,6 +228,7 @@ def small() -> Config:
             batch_size=16,
             amp=True,
             batchnorm="eval",
+            average=0.99,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
