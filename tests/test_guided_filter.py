@@ -67,7 +67,7 @@ def test_gradient():
 
 def test_opcheck_and_compile():
     z, guide = case((1, 2, 6, 7), torch.float32)
-    torch.library.opcheck(torch.ops.camguide_fast.guided_filter.default, (z.requires_grad_(), guide, 2, 1e-2))
+    torch.library.opcheck(torch.ops.camguide_fast.guided_filter.default, (z.requires_grad_(), guide, 2, 1e-2, False))
     compiled = torch.compile(lambda z: ops.guided_filter(z, guide) * 2, fullgraph=True)
     torch.testing.assert_close(compiled(z), ops.guided_filter(z, guide) * 2)
 

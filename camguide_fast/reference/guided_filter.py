@@ -7,9 +7,12 @@ from ._common import unit_image, widen, window_mean
 
 
 def guided_filter(
-    z: Tensor, guide: Tensor, radius: int, eps: float
+    z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bool = False
 ) -> Tensor:  # [B, K, H, W], [B, 3, H, W] -> [B, K, H, W]
+    """GF(z, guide), or with `adjoint` its transpose n GF(z / n), n the pixels of each window."""
     p, image = widen(z), unit_image(guide).to(widen(z).dtype)
+    n = window_count(p, radius) if adjoint else 1
+    p = p / n
     image = image - image.mean(
         (2, 3), keepdim=True
     )  # the filter does not see a shift of the guide; fp32 cancels less around 0
@@ -23,7 +26,16 @@ def guided_filter(
     a = _solve(cov_ii + eps * torch.eye(3, dtype=p.dtype, device=p.device)[:, :, None, None], cov_ip)
     b = mean_p - (a * mean_i[:, :, None]).sum(1)
     mean_a = window_mean(a.flatten(1, 2), radius).unflatten(1, (3, -1))
-    return ((mean_a * image[:, :, None]).sum(1) + window_mean(b, radius)).to(z.dtype)
+    q = (mean_a * image[:, :, None]).sum(1) + window_mean(b, radius)
+    return (q * n).to(z.dtype)
+
+
+def window_count(x: Tensor, radius: int) -> Tensor:  # [H, W]: pixels of each window inside the image
+    def along(size: int) -> Tensor:
+        i = torch.arange(size, device=x.device)
+        return (i + radius).clamp(max=size - 1) - (i - radius).clamp(min=0) + 1
+
+    return (along(x.shape[-2])[:, None] * along(x.shape[-1])[None]).to(x.dtype)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

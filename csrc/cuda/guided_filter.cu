@@ -1,0 +1,474 @@
+// guided_filter: q = GF(z, I), He, Sun & Tang (2013), Eq. 14-16; see camguide_fast/ops/guided_filter.py. Per window w of n pixels
+// (2r+1 wide, clipped at the border), with E the mean over it:
+//
+//     a = (cov(I, I) + eps)^-1 (E[I p] - mu E[p]),   b = E[p] - a.mu,   q_i = (1/n_i) sum of (a_w . I_i + b_w), w around i
+//
+// As a matrix that is D^-1 S with D = diag(n) and S symmetric. Its adjoint S D^-1 is the same pass with p = z / n and without
+// the last 1/n: that is the backward.
+//
+// The guide's share (mu and the inverse, the same for all channels) is computed first and stays in the cache: `guide_statistics`.
+// Then one pass over z, both box stages on chip. A warp marches down a strip of 128 columns of one channel, four neighbouring
+// columns a thread: vertical sums run in registers (add the row that enters, subtract the one that leaves), horizontal ones are
+// put together from shuffles of the neighbours' partial sums, and the rows of (a, b) that the second vertical sum will have to
+// subtract wait in shared memory. A warp needs no other, so there is no barrier. Per pixel and channel at r = 4 that costs about
+// 100 instructions and 45 words through the shared-memory pipe, where taps read one by one would cost 210.
+//
+// Compulsory bytes: z, q and the guide once. Sums restart every ROWS rows, which bounds both their drift and how far a NaN gets.
+//
+// Macros: Z_TYPE and GUIDE_TYPE, the types of z and the guide; RADIUS; VECTOR: rows of z and q can be read by fours. RADIUS 0 is the form for
+// windows too large for a strip: six plain passes through workspaces, radius at run time.
+#include "camguide.cuh"
+
+typedef Z_TYPE T;
+typedef GUIDE_TYPE G;
+typedef Wide<T>::type A;  // of everything in between
+
+enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12 };  // of the statistics [B, H, PLANES, W rounded up to 4]; inverse: xx xy xz yy yz zz
+
+__device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
+
+// The pixels of the window around i that lie inside the image, along one direction.
+__device__ __forceinline__ int count(int i, int size, int radius) { return min(i + radius, size - 1) - max(i - radius, 0) + 1; }
+
+// The filter does not see a shift of the guide, and rounding is least around 0: everything is relative to the middle pixel.
+__device__ __forceinline__ A origin(const G* guide, int c, int H, int W) {
+  return unit<A>(guide[((long long)c * H + H / 2) * W + W / 2]);
+}
+
+// The nine means over a window (I, then xx xy xz yy yz zz) -> the planes from MEAN on, by LDL^T of the covariance + eps. Its
+// pivots are at least eps, and rounding must not bring them below.
+__device__ __forceinline__ void solve_guide(const A (&mean)[9], A eps, A (&solved)[9]) {
+  const A x = mean[0], y = mean[1], z = mean[2];
+  const A xy = mean[4] - x * y, xz = mean[5] - x * z, yz = mean[7] - y * z;
+  A d0 = mean[3] - x * x + eps, d1, d2;
+  d0 = d0 < eps ? eps : d0;
+  const A i0 = 1 / d0, l10 = xy * i0, l20 = xz * i0;
+  d1 = mean[6] - y * y + eps - l10 * xy;
+  d1 = d1 < eps ? eps : d1;
+  const A i1 = 1 / d1, l21 = (yz - l20 * xy) * i1;
+  d2 = mean[8] - z * z + eps - l20 * xz - l21 * l21 * d1;
+  d2 = d2 < eps ? eps : d2;
+  const A i2 = 1 / d2, m20 = l10 * l21 - l20;
+  solved[0] = x, solved[1] = y, solved[2] = z;
+  solved[3] = i0 + l10 * l10 * i1 + m20 * m20 * i2, solved[4] = -l10 * i1 - m20 * l21 * i2, solved[5] = m20 * i2;
+  solved[6] = i1 + l21 * l21 * i2, solved[7] = -l21 * i2, solved[8] = i2;
+}
+
+// Window sums of p, xp, yp, zp and 1/n -> a, b.
+__device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, const A* inverse, A* ab) {
+  const A p = sum[0] * inverse_n;
+  const A x = sum[1] * inverse_n - mu[0] * p, y = sum[2] * inverse_n - mu[1] * p, z = sum[3] * inverse_n - mu[2] * p;
+  ab[0] = inverse[0] * x + inverse[1] * y + inverse[2] * z;
+  ab[1] = inverse[1] * x + inverse[3] * y + inverse[4] * z;
+  ab[2] = inverse[2] * x + inverse[4] * y + inverse[5] * z;
+  ab[3] = p - ab[0] * mu[0] - ab[1] * mu[1] - ab[2] * mu[2];
+}
+
+#if RADIUS > 0
+
+constexpr int R = RADIUS, STRIP = 128, RING = 2 * R + 1;
+
+// From four columns a thread to the sums over the windows around them. Columns beyond the strip count 0.
+__device__ __forceinline__ void window_sums(const A (&v)[4], A (&sum)[4], int lane) {
+  A head[4], tail[4];  // v[0] + ... + v[i], v[i] + ... + v[3]
+  head[0] = v[0], tail[3] = v[3];
+#pragma unroll
+  for (int i = 1; i < 4; ++i) head[i] = head[i - 1] + v[i], tail[3 - i] = tail[4 - i] + v[3 - i];
+  A left[R / 4 + 1], right[R / 4 + 1];  // sums of the whole threads next to this one
+  left[0] = right[0] = 0;
+#pragma unroll
+  for (int d = 1; d <= R / 4; ++d) {
+    left[d] = left[d - 1] + __shfl_up_sync(FULL_WARP, head[3], d) * (A)(lane >= d);
+    right[d] = right[d - 1] + __shfl_down_sync(FULL_WARP, head[3], d) * (A)(lane < 32 - d);
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int first = j > R ? j - R : 0, last = j + R < 3 ? j + R : 3;  // of the window's columns in this thread
+    A s = first == 0 ? head[last] : last == 3 ? tail[first] : v[j - 1] + v[j] + v[j + 1];
+    if (j < R) {
+      const int n = R - j;  // columns to the left
+      s += left[n / 4];
+      if (n % 4) s += __shfl_up_sync(FULL_WARP, tail[4 - n % 4], n / 4 + 1) * (A)(lane > n / 4);
+    }
+    if (j + R > 3) {
+      const int n = j + R - 3;
+      s += right[n / 4];
+      if (n % 4) s += __shfl_down_sync(FULL_WARP, head[n % 4 - 1], n / 4 + 1) * (A)(lane < 31 - n / 4);
+    }
+    sum[j] = s;
+  }
+}
+
+// Four neighbouring elements from the column x on; 0 beyond the row's end.
+template <class V>
+__device__ __forceinline__ void load4(const V* row, int x, int W, A (&v)[4]) {
+  Pack<V, 4> pack;
+#if VECTOR
+  const bool inside = x < W;
+  if (inside) pack = *reinterpret_cast<const Pack<V, 4>*>(row + x);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v[j] = inside ? widen(pack.v[j]) : 0;
+#else
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const bool inside = x + j < W;
+    if (inside) pack.v[j] = row[x + j];
+    v[j] = inside ? widen(pack.v[j]) : 0;
+  }
+#endif
+}
+
+// The same of statistics, whose rows are padded and aligned.
+__device__ __forceinline__ void load_statistics(const A* at, bool inside, A (&v)[4]) {
+  Pack<A, 4> pack;
+  if (inside) pack = *reinterpret_cast<const Pack<A, 4>*>(at);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v[j] = inside ? pack.v[j] : 0;
+}
+
+__device__ __forceinline__ void store_statistics(A* at, const A (&v)[4]) {
+  Pack<A, 4> pack;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) pack.v[j] = v[j];
+  *reinterpret_cast<Pack<A, 4>*>(at) = pack;
+}
+
+// Where a thread stands: four columns from x on, `columns` of them inside the image, of a strip whose outermost `halo` columns on
+// either side only serve the sums of the others, unless the image ends there.
+struct Place {
+  int x, lane;
+  bool inside, owned;
+  __device__ __forceinline__ Place(int strip, int halo, int W) {
+    lane = threadIdx.x % 32;
+    const int x0 = strip * (STRIP - 2 * halo);
+    x = x0 + 4 * lane;
+    inside = x < W;
+    owned = inside && (strip == 0 || 4 * lane >= halo) && (x0 + STRIP >= W || 4 * lane < STRIP - halo);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
+  const long long warp = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
+  const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
+  const long long b = warp / strips / chunks;
+  if (b >= B) return;
+  const Place at(strip, round4(R), W);
+  const int y0 = chunk * GUIDE_ROWS, y1 = min(y0 + GUIDE_ROWS, H), W4 = round4(W);
+  guide += b * 3 * H * W;
+  statistics += b * H * PLANES * W4 + at.x;
+
+  A near[3], shift[3];  // a pixel in the middle of these rows, and from there to the image's origin
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    near[c] = unit<A>(guide[((long long)c * H + (y0 + y1) / 2) * W + min(at.x - 4 * at.lane + STRIP / 2, W - 1)]);
+    shift[c] = near[c] - origin(guide, c, H, W);
+  }
+  A sum[9][4] = {};
+  const auto add = [&](int y, A sign) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      A v[3] = {};
+      if (at.x + j < W) {
+#pragma unroll
+        for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + at.x + j]) - near[c];
+      }
+#pragma unroll
+      for (int c = 0, q = 3; c < 3; ++c) {
+        const A signed_v = sign * v[c];
+        sum[c][j] += signed_v;
+#pragma unroll
+        for (int d = c; d < 3; ++d, ++q) sum[q][j] += signed_v * v[d];
+      }
+    }
+  };
+  const int first = max(y0 - R, 0);
+  for (int y = first; y < min(y0 + R, H); ++y) add(y, 1);
+  for (int y = y0; y < y1; ++y) {
+    if (y + R < H) add(y + R, 1);
+    if (y - R - 1 >= first) add(y - R - 1, -1);
+    A window[9][4], value[4];
+#pragma unroll
+    for (int q = 0; q < 9; ++q) window_sums(sum[q], window[q], at.lane);
+    A solved[9][4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const A n = (A)(count(y, H, R) * count(min(at.x + j, W - 1), W, R));
+      A mean[9], result[9];
+#pragma unroll
+      for (int q = 0; q < 9; ++q) mean[q] = window[q][j] / n;
+      solve_guide(mean, (A)eps, result);
+#pragma unroll
+      for (int q = 0; q < 9; ++q) solved[q][j] = result[q] + (q < 3 ? shift[q] : 0);
+    }
+    if (at.owned) {
+      A* const row = statistics + (long long)y * PLANES * W4;
+#pragma unroll
+      for (int c = 0; c < 3; ++c) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          value[j] = unit<A>(guide[((long long)c * H + y) * W + min(at.x + j, W - 1)]) - near[c] + shift[c];
+        store_statistics(row + (GUIDE + c) * W4, value);
+      }
+#pragma unroll
+      for (int q = 0; q < 9; ++q) store_statistics(row + (MEAN + q) * W4, solved[q]);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips, int adjoint) {
+  DYNAMIC_SHARED(shared);
+  // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
+  const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
+  const int warp = threadIdx.x / 32, k = blockIdx.x % groups * WARPS + warp;
+  const int strip = blockIdx.x / groups % strips, chunk = blockIdx.x / groups / strips % chunks;
+  const long long b = blockIdx.x / groups / strips / chunks;
+  if (k >= K) return;
+  const Place at(strip, round4(2 * R), W);
+  const int y0 = chunk * ROWS, y1 = min(y0 + ROWS, H), W4 = round4(W);
+  z += (b * K + k) * H * W;
+  out += (b * K + k) * H * W;
+  statistics += b * H * PLANES * W4 + at.x;
+  A* ring = reinterpret_cast<A*>(shared) + (warp * RING * 4 * 32 + at.lane) * 4;  // [RING, 4, 32, 4]
+
+  A inverse_n[4];  // 1 / columns of the window; 0 beyond the image, where a = b = 0 then
+#pragma unroll
+  for (int j = 0; j < 4; ++j) inverse_n[j] = at.x + j < W ? 1 / (A)count(at.x + j, W, R) : 0;
+
+  // Row t enters or leaves the vertical sums of p, xp, yp, zp.
+  A sum[4][4] = {};
+  const auto add = [&](int t, const A (&row)[4], A sign) {
+    A p[4];
+    const A scale = adjoint ? sign / (A)count(t, H, R) : sign;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      p[j] = row[j] * scale;
+      if (adjoint) p[j] *= inverse_n[j];
+      sum[0][j] += p[j];
+    }
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      A guide[4];
+      load_statistics(statistics + ((long long)t * PLANES + GUIDE + c) * W4, at.inside, guide);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[c + 1][j] += guide[j] * p[j];
+    }
+  };
+
+  const int begin = max(y0 - R, 0), first = max(begin - R, 0);  // rows of (a, b), rows of z
+  A row[4], next[4];
+  for (int t = first; t < min(begin + R, H); ++t) {
+    load4(z + (long long)t * W, at.x, W, row);
+    add(t, row, 1);
+  }
+  load4(z + (long long)min(begin + R, H - 1) * W, at.x, W, next);  // fetched one row ahead: it comes from far
+  A total[4][4] = {};  // vertical sums of a, b
+  for (int t = begin, slot = 0; t < y1 + R; ++t, slot = slot + 1 < RING ? slot + 1 : 0) {
+    A ab[4][4] = {};
+    if (t < H) {
+      if (t + R < H) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) row[j] = next[j];
+        load4(z + (long long)min(t + R + 1, H - 1) * W, at.x, W, next);
+        add(t + R, row, 1);
+      }
+      if (t - R - 1 >= first) {
+        load4(z + (long long)(t - R - 1) * W, at.x, W, row);
+        add(t - R - 1, row, -1);
+      }
+      A window[4][4], mean[3][4], inverse[6][4];
+#pragma unroll
+      for (int q = 0; q < 9; ++q)
+        load_statistics(statistics + ((long long)t * PLANES + MEAN + q) * W4, at.inside, q < 3 ? mean[q] : inverse[q - 3]);
+#pragma unroll
+      for (int q = 0; q < 4; ++q) window_sums(sum[q], window[q], at.lane);
+      const A inverse_rows = 1 / (A)count(t, H, R);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        A s[4], mu[3], inv[6], result[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) s[q] = window[q][j];
+#pragma unroll
+        for (int q = 0; q < 3; ++q) mu[q] = mean[q][j];
+#pragma unroll
+        for (int q = 0; q < 6; ++q) inv[q] = inverse[q][j];
+        solve(s, inverse_rows * inverse_n[j], mu, inv, result);
+#pragma unroll
+        for (int q = 0; q < 4; ++q) ab[q][j] = result[q];
+      }
+    }
+    const bool full = t - RING >= begin;
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      A* const old = ring + (slot * 4 + q) * 32 * 4;
+      A leaving[4];
+      load_statistics(old, full, leaving);
+      store_statistics(old, ab[q]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) total[q][j] += ab[q][j] - leaving[j];
+    }
+    const int y = t - R;
+    if (y < y0) continue;
+    A result[4] = {}, window[4];
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      window_sums(total[q], window, at.lane);
+      A guide[4] = {1, 1, 1, 1};
+      if (q < 3) load_statistics(statistics + ((long long)y * PLANES + GUIDE + q) * W4, at.inside, guide);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) result[j] += window[j] * guide[j];
+    }
+    const A inverse_rows = 1 / (A)count(y, H, R);
+    Pack<T, 4> pack;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) narrow(adjoint ? result[j] : result[j] * inverse_rows * inverse_n[j], pack.v[j]);
+    if (at.owned) {
+      T* const to = out + (long long)y * W + at.x;
+#if VECTOR
+      *reinterpret_cast<Pack<T, 4>*>(to) = pack;
+#else
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (at.x + j < W) to[j] = pack.v[j];
+#endif
+    }
+  }
+}
+
+#else  // RADIUS == 0
+
+// Sums over the windows around from, ..., to - 1 along a line of `size` elements: read(i, v) gives Q values, write(i, sum) takes
+// their sums.
+template <int Q, class Read, class Write>
+__device__ __forceinline__ void running_sums(int from, int to, int size, int radius, const Read& read, const Write& write) {
+  A sum[Q] = {}, v[Q];
+  const int first = max(from - radius, 0);
+#pragma unroll 1
+  for (int i = first; i < min(from + radius, size); ++i) {
+    read(i, v);
+    for (int q = 0; q < Q; ++q) sum[q] += v[q];
+  }
+#pragma unroll 1
+  for (int i = from; i < to; ++i) {
+    if (i + radius < size) {
+      read(i + radius, v);
+      for (int q = 0; q < Q; ++q) sum[q] += v[q];
+    }
+    if (i - radius - 1 >= first) {
+      read(i - radius - 1, v);
+      for (int q = 0; q < Q; ++q) sum[q] -= v[q];
+    }
+    write(i, sum);
+  }
+}
+
+// A thread's share of `planes` planes: `length` elements of one line, which runs along one side of the image and lies across the
+// other. Neighbouring threads take neighbouring lines.
+struct Segment {
+  int plane, line, from, to;
+  __device__ __forceinline__ Segment(int planes, int lines, int size, int length) {
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int segments = (size + length - 1) / length;
+    line = i % lines;
+    from = i / lines % segments * length;
+    const long long p = i / lines / segments;
+    plane = p < planes ? (int)p : -1;
+    to = min(from + length, size);
+  }
+};
+
+// statistics[b, y, plane, x]
+__device__ __forceinline__ long long at(int plane, int y, int x, int W) { return ((long long)y * PLANES + plane) * round4(W) + x; }
+
+extern "C" __global__ void __launch_bounds__(128) wide_guide_columns(const G* __restrict__ guide, A* __restrict__ sums, int H, int W, int radius, int length) {
+  const Segment s(1, W, H, length);
+  if (s.plane < 0) return;
+  A middle[3];
+  for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
+  const auto read = [&](int y, A (&v)[9]) {
+    for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + s.line]) - middle[c];
+    for (int c = 0, q = 3; c < 3; ++c)
+      for (int d = c; d < 3; ++d, ++q) v[q] = v[c] * v[d];
+  };
+  const auto write = [&](int y, const A (&sum)[9]) {
+    for (int q = 0; q < 9; ++q) sums[((long long)q * H + y) * W + s.line] = sum[q];
+  };
+  running_sums<9>(s.from, s.to, H, radius, read, write);
+}
+
+extern "C" __global__ void __launch_bounds__(128) wide_guide_rows(const G* __restrict__ guide, const A* __restrict__ sums, A* __restrict__ statistics, int H, int W, int radius, int length, double eps) {
+  const Segment s(1, H, W, length);
+  if (s.plane < 0) return;
+  A middle[3];
+  for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
+  const auto read = [&](int x, A (&v)[9]) {
+    for (int q = 0; q < 9; ++q) v[q] = sums[((long long)q * H + s.line) * W + x];
+  };
+  const auto write = [&](int x, const A (&sum)[9]) {
+    const A n = (A)count(s.line, H, radius) * (A)count(x, W, radius);
+    A mean[9], solved[9];
+    for (int q = 0; q < 9; ++q) mean[q] = sum[q] / n;
+    solve_guide(mean, (A)eps, solved);
+    for (int c = 0; c < 3; ++c)
+      statistics[at(GUIDE + c, s.line, x, W)] = unit<A>(guide[((long long)c * H + s.line) * W + x]) - middle[c];
+    for (int q = 0; q < 9; ++q) statistics[at(MEAN + q, s.line, x, W)] = solved[q];
+  };
+  running_sums<9>(s.from, s.to, W, radius, read, write);
+}
+
+extern "C" __global__ void __launch_bounds__(128) wide_z_columns(const T* __restrict__ z, const A* __restrict__ statistics, A* __restrict__ sums, int K, int H, int W, int radius, int length, int adjoint) {
+  const Segment s(K, W, H, length);
+  if (s.plane < 0) return;
+  const A columns = (A)count(s.line, W, radius);
+  const auto read = [&](int y, A (&v)[4]) {
+    v[0] = widen(z[((long long)s.plane * H + y) * W + s.line]);
+    if (adjoint) v[0] /= columns * (A)count(y, H, radius);
+    for (int c = 0; c < 3; ++c) v[c + 1] = statistics[at(GUIDE + c, y, s.line, W)] * v[0];
+  };
+  const auto write = [&](int y, const A (&sum)[4]) {
+    for (int q = 0; q < 4; ++q) sums[(((long long)s.plane * 4 + q) * H + y) * W + s.line] = sum[q];
+  };
+  running_sums<4>(s.from, s.to, H, radius, read, write);
+}
+
+extern "C" __global__ void __launch_bounds__(128) wide_solve_rows(const A* __restrict__ sums, const A* __restrict__ statistics, A* __restrict__ ab, int K, int H, int W, int radius, int length) {
+  const Segment s(K, H, W, length);
+  if (s.plane < 0) return;
+  const auto place = [&](int q, int x) { return (((long long)s.plane * 4 + q) * H + s.line) * W + x; };
+  const auto read = [&](int x, A (&v)[4]) {
+    for (int q = 0; q < 4; ++q) v[q] = sums[place(q, x)];
+  };
+  const auto write = [&](int x, const A (&sum)[4]) {
+    A mu[3], inverse[6], result[4];
+    for (int q = 0; q < 3; ++q) mu[q] = statistics[at(MEAN + q, s.line, x, W)];
+    for (int q = 0; q < 6; ++q) inverse[q] = statistics[at(INVERSE + q, s.line, x, W)];
+    solve(sum, 1 / ((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, inverse, result);
+    for (int q = 0; q < 4; ++q) ab[place(q, x)] = result[q];
+  };
+  running_sums<4>(s.from, s.to, W, radius, read, write);
+}
+
+extern "C" __global__ void __launch_bounds__(128) wide_ab_columns(const A* __restrict__ ab, A* __restrict__ sums, int K, int H, int W, int radius, int length) {
+  const Segment s(4 * K, W, H, length);
+  if (s.plane < 0) return;
+  const auto place = [&](int y) { return ((long long)s.plane * H + y) * W + s.line; };
+  const auto read = [&](int y, A (&v)[1]) { v[0] = ab[place(y)]; };
+  const auto write = [&](int y, const A (&sum)[1]) { sums[place(y)] = sum[0]; };
+  running_sums<1>(s.from, s.to, H, radius, read, write);
+}
+
+extern "C" __global__ void __launch_bounds__(128) wide_out_rows(const A* __restrict__ sums, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int radius, int length, int adjoint) {
+  const Segment s(K, H, W, length);
+  if (s.plane < 0) return;
+  const auto read = [&](int x, A (&v)[4]) {
+    for (int q = 0; q < 4; ++q) v[q] = sums[(((long long)s.plane * 4 + q) * H + s.line) * W + x];
+  };
+  const auto write = [&](int x, const A (&sum)[4]) {
+    A q = sum[3];
+    for (int c = 0; c < 3; ++c) q += sum[c] * statistics[at(GUIDE + c, s.line, x, W)];
+    if (!adjoint) q /= (A)count(s.line, H, radius) * (A)count(x, W, radius);
+    narrow(q, out[((long long)s.plane * H + s.line) * W + x]);
+  };
+  running_sums<4>(s.from, s.to, W, radius, read, write);
+}
+
+#endif
