@@ -3,6 +3,7 @@
 `launch` is all that a launcher needs. The tests replace it to run the same launch on the CPU.
 """
 
+import ctypes
 import functools
 import re
 from pathlib import Path
@@ -25,7 +26,7 @@ TYPES = {
     torch.bool: "bool",
 }
 
-STATIC_SHARED_LIMIT = 48 * 1024  # beyond it a kernel has to be allowed its dynamic shared memory
+STATIC_SHARED_LIMIT = 48 * 1024  # beyond it a kernel has to ask for its dynamic shared memory
 
 Defines = dict[str, object]
 
@@ -60,33 +61,33 @@ def launch(
     import cupy
 
     device = torch.cuda.current_device()
-    function = _function(op, kernel, tuple(defines.items()), device)
-    if shared > STATIC_SHARED_LIMIT and function.max_dynamic_shared_size_bytes < shared:
-        function.max_dynamic_shared_size_bytes = shared
+    cupy.cuda.Device(device).use()  # binds its context to this thread, which may be one of autograd's
+    function = _function(op, kernel, tuple(defines.items()), shared, device)
+    values = [_value(a) for a in args]  # to be kept until the launch has copied them
+    pointers = (ctypes.c_void_p * len(args))(*map(ctypes.addressof, values))
     stream = torch.cuda.current_stream().cuda_stream
-    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream, device):
-        function((blocks,), (threads,), tuple(map(_argument, args)), shared_mem=shared)
+    cupy.cuda.driver.launchKernel(
+        function.kernel.ptr, blocks, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(pointers), 0
+    )
 
 
 @functools.cache
-def _function(op: str, kernel: str, defines: tuple, device: int):
-    """A function handle belongs to the device it was made on."""
-    import cupy
-
-    with cupy.cuda.Device(device):
-        return _module(op, defines, device).get_function(kernel)
+def _function(op: str, kernel: str, defines: tuple, shared: int, device: int):
+    function = _module(op, defines, device).get_function(kernel)
+    if shared > STATIC_SHARED_LIMIT:
+        function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+    return function
 
 
 @functools.cache
 def _module(op: str, defines: tuple, device: int):
+    """A module and its functions belong to the device that is current when they are made."""
     import cupy
 
     return cupy.RawModule(code=source(op, dict(defines)), options=("-std=c++17",))
 
 
-def _argument(x: Tensor | int | float):
-    import cupy
-
+def _value(x: Tensor | int | float) -> ctypes._SimpleCData:
     if isinstance(x, Tensor):
-        return cupy.uintp(x.data_ptr())
-    return cupy.int32(x) if isinstance(x, int) else cupy.float64(x)
+        return ctypes.c_void_p(x.data_ptr())
+    return ctypes.c_int(x) if isinstance(x, int) else ctypes.c_double(x)

@@ -9,7 +9,7 @@ STRIP = 128  # columns of a warp, four a thread
 ROWS, GUIDE_ROWS = 32, 8  # rows that a warp marches down. More: less done twice at the seams; fewer: more warps
 WARPS = 4  # of a block: channels of one strip, which read the guide's statistics at the same time
 LARGEST_RADIUS = {torch.float32: 16, torch.float64: 8}  # by what is computed in: a warp's rows of (a, b) fit in 72 KB
-PLANES = 12  # guide, mean, inverse
+PLANES, BLOCK = 12, 32  # guide, mean, inverse; columns whose planes lie together
 
 
 def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bool) -> Tensor:
@@ -19,7 +19,7 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bo
     radius = min(radius, max(h, w))  # nothing lies further out
     wide = torch.promote_types(z.dtype, torch.float32)
     out = torch.empty_like(z)
-    statistics = z.new_empty((b, h, PLANES, (w + 3) // 4 * 4), dtype=wide)
+    statistics = z.new_empty((b, h, -(-w // BLOCK), PLANES, BLOCK), dtype=wide)
     if radius > LARGEST_RADIUS[wide]:
         for i in range(b):  # one image at a time: its workspaces stay in the cache
             _wide(z[i], guide[i], statistics[i], out[i], radius, eps, adjoint)
@@ -45,7 +45,7 @@ def _strips(width: int, reach: int) -> int:
 
 def _wide(
     z: Tensor, guide: Tensor, statistics: Tensor, out: Tensor, radius: int, eps: float, adjoint: bool
-) -> None:  # [K, H, W], [3, H, W], [H, 12, W], [K, H, W]
+) -> None:  # [K, H, W], [3, H, W], [H, blocks, 12, 32], [K, H, W]
     k, h, w = z.shape
     length = max(2 * radius + 1, 32)  # of a thread's run: at least what its first sum costs
     launch = _launcher(z, guide, 0, 4)

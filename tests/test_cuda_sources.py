@@ -1,10 +1,16 @@
-"""Every CUDA source compiles for the GPUs that are served, without spilling registers; nvcc stands in for NVRTC."""
+"""The CUDA sources: each compiles for the GPUs that are served, without spilling registers (nvcc stands in for NVRTC), and
+what is launched is what was asked for (a stand-in for CuPy records it)."""
 
+import ctypes
 import re
 import shutil
 import subprocess
+import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+import torch
 
 from camguide_fast.kernels import _cuda
 
@@ -30,13 +36,12 @@ def test_every_source_is_compiled():
     assert VARIANTS.keys() == {path.stem for path in _cuda.SOURCES.glob("*.cu")}
 
 
-@pytest.mark.skipif(not NVCC, reason="needs nvcc")
-@pytest.mark.parametrize("variant", [(op, v) for op, variants in VARIANTS.items() for v in variants], ids=name)
-def test_compiles_without_spills(variant, tmp_path):
-    source = tmp_path / "source.cu"
-    source.write_text(_cuda.source(*variant))
-    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
-    command = [NVCC, "-std=c++17", "-fatbin", *targets, "-Xptxas", "-v", source, "-o", tmp_path / "out"]
+def local_memory(source: str, capabilities: tuple[int, ...], folder) -> dict[tuple[str, int], bool]:
+    """{(kernel, capability): whether it uses local memory}; prints the registers."""
+    file = folder / "source.cu"
+    file.write_text(source)
+    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in capabilities]
+    command = [NVCC, "-std=c++17", "-fatbin", *targets, "-Xptxas", "-v", file, "-o", folder / "out"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     kernels = re.findall(
@@ -45,10 +50,23 @@ def test_compiles_without_spills(variant, tmp_path):
         process.stderr,
         flags=re.DOTALL,
     )
-    assert {int(capability) for _, capability, *_ in kernels} == set(CAPABILITIES)
-    for kernel, capability, *local, registers in kernels:
+    for kernel, capability, *_, registers in kernels:
         print(f"{kernel} sm_{capability}: {registers} registers")
-        assert local == ["0", "0", "0"], f"{kernel} for sm_{capability} uses local memory: {local}"
+    return {(kernel, int(capability)): local != ["0"] * 3 for kernel, capability, *local, _ in kernels}
+
+
+@pytest.mark.skipif(not NVCC, reason="needs nvcc")
+@pytest.mark.parametrize("variant", [(op, v) for op, variants in VARIANTS.items() for v in variants], ids=name)
+def test_compiles_without_spills(variant, tmp_path):
+    found = local_memory(_cuda.source(*variant), CAPABILITIES, tmp_path)
+    assert {capability for _, capability in found} == set(CAPABILITIES)
+    assert not any(found.values()), found
+
+
+@pytest.mark.skipif(not NVCC, reason="needs nvcc")
+def test_local_memory_is_seen(tmp_path):
+    array = 'extern "C" __global__ void f(int* x, int i) { int a[9]; for (int j = 0; j < 9; ++j) a[j] = x[j]; *x = a[i]; }'
+    assert local_memory(array, (89,), tmp_path) == {("f", 89): True}
 
 
 def test_a_source_is_one_text():
@@ -59,3 +77,71 @@ def test_a_source_is_one_text():
     marker = max(i for i in range(at) if lines[i].startswith("#line"))
     number = int(lines[marker].split()[1]) + at - marker - 1  # where the compiler will say that it is
     assert (_cuda.SOURCES / "guided_filter.cu").read_text().splitlines()[number - 1] == lines[at]
+
+
+class FakeCupy:
+    """Records what reaches CuPy and the CUDA driver."""
+
+    def __init__(self):
+        self.modules, self.launches, self.current = [], [], None
+        self.cuda = SimpleNamespace(
+            Device=lambda i: SimpleNamespace(use=lambda: setattr(self, "current", i)),
+            driver=SimpleNamespace(launchKernel=self._launch),
+        )
+
+    def RawModule(self, code, options):
+        self.modules.append((self.current, code))
+        return SimpleNamespace(get_function=self._function)
+
+    def _function(self, name):
+        kernel = SimpleNamespace(ptr=name)
+        return SimpleNamespace(kernel=kernel, max_dynamic_shared_size_bytes=48 * 1024)
+
+    def _launch(self, *args):
+        pointers = (ctypes.c_void_p * 3).from_address(args[9])
+        types = (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)
+        self.launches.append((*args[:9], [t.from_address(p).value for t, p in zip(types, pointers, strict=True)]))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    fake = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+    for cached in (_cuda._function, _cuda._module):
+        cached.cache_clear()
+    yield fake
+    for cached in (_cuda._function, _cuda._module):
+        cached.cache_clear()
+
+
+def test_launch(cupy):
+    x = torch.zeros(3)
+    _cuda.launch("guided_filter", "f", 5, 64, (x, -7, 0.25), defines={"RADIUS": 4}, shared=1024)
+    assert cupy.current == 1
+    assert cupy.launches == [("f", 5, 1, 1, 64, 1, 1, 1024, 77, [x.data_ptr(), -7, 0.25])]
+    assert cupy.modules == [(1, _cuda.source("guided_filter", {"RADIUS": 4}))]
+
+
+def test_a_module_is_compiled_once_per_device_and_macros(cupy):
+    def launch(kernel, radius, device):
+        with mock.patch.object(torch.cuda, "current_device", lambda: device):
+            args = (torch.zeros(3), 1, 1.0)
+            _cuda.launch("guided_filter", kernel, 1, 32, args, defines={"RADIUS": radius})
+
+    for kernel, radius, device in [("f", 4, 0), ("f", 4, 0), ("g", 4, 0), ("f", 5, 0), ("f", 4, 1)]:
+        launch(kernel, radius, device)
+    assert [(device, code[:16]) for device, code in cupy.modules] == [
+        (0, "#define RADIUS 4"),
+        (0, "#define RADIUS 5"),
+        (1, "#define RADIUS 4"),
+    ]
+
+
+def test_much_shared_memory_is_asked_for(cupy):
+    def allowed(shared):
+        return _cuda._function("guided_filter", "f", (), shared, 0).max_dynamic_shared_size_bytes
+
+    assert allowed(48 * 1024) == 48 * 1024
+    assert allowed(90 * 1024) == 90 * 1024

@@ -15,17 +15,19 @@
 //
 // Compulsory bytes: z, q and the guide once. Sums restart every ROWS rows, which bounds both their drift and how far a NaN gets.
 //
-// Macros: Z_TYPE and GUIDE_TYPE, the types of z and the guide; RADIUS; VECTOR: rows of z and q can be read by fours. RADIUS 0 is the form for
-// windows too large for a strip: six plain passes through workspaces, radius at run time.
+// Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; ROWS and GUIDE_ROWS that
+// a warp marches down. RADIUS 0 is the form for windows too large for a strip: plain passes through workspaces, any radius.
 #include "camguide.cuh"
 
 typedef Z_TYPE T;
 typedef GUIDE_TYPE G;
 typedef Wide<T>::type A;  // of everything in between
 
-enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12 };  // of the statistics [B, H, PLANES, W rounded up to 4]; inverse: xx xy xz yy yz zz
+// The statistics are [B, H, blocks of columns, PLANES, BLOCK]: a thread finds all planes at fixed distances. Inverse: xx xy xz yy yz zz.
+enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12, BLOCK = 32 };
 
-__device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
+__device__ __forceinline__ int row_length(int W) { return (W + BLOCK - 1) / BLOCK * PLANES * BLOCK; }
+__device__ __forceinline__ int column(int x) { return x / BLOCK * PLANES * BLOCK + x % BLOCK; }
 
 // The pixels of the window around i that lie inside the image, along one direction.
 __device__ __forceinline__ int count(int i, int size, int radius) { return min(i + radius, size - 1) - max(i - radius, 0) + 1; }
@@ -68,6 +70,8 @@ __device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, co
 
 constexpr int R = RADIUS, STRIP = 128, RING = 2 * R + 1;
 
+__device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
+
 // From four columns a thread to the sums over the windows around them. Columns beyond the strip count 0.
 __device__ __forceinline__ void window_sums(const A (&v)[4], A (&sum)[4], int lane) {
   A head[4], tail[4];  // v[0] + ... + v[i], v[i] + ... + v[3]
@@ -75,24 +79,25 @@ __device__ __forceinline__ void window_sums(const A (&v)[4], A (&sum)[4], int la
 #pragma unroll
   for (int i = 1; i < 4; ++i) head[i] = head[i - 1] + v[i], tail[3 - i] = tail[4 - i] + v[3 - i];
   A left[R / 4 + 1], right[R / 4 + 1];  // sums of the whole threads next to this one
-  left[0] = right[0] = 0;
 #pragma unroll
   for (int d = 1; d <= R / 4; ++d) {
-    left[d] = left[d - 1] + __shfl_up_sync(FULL_WARP, head[3], d) * (A)(lane >= d);
-    right[d] = right[d - 1] + __shfl_down_sync(FULL_WARP, head[3], d) * (A)(lane < 32 - d);
+    const A l = __shfl_up_sync(FULL_WARP, head[3], d) * (A)(lane >= d);
+    const A r = __shfl_down_sync(FULL_WARP, head[3], d) * (A)(lane < 32 - d);
+    left[d] = d > 1 ? left[d - 1] + l : l;
+    right[d] = d > 1 ? right[d - 1] + r : r;
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const int first = j > R ? j - R : 0, last = j + R < 3 ? j + R : 3;  // of the window's columns in this thread
-    A s = first == 0 ? head[last] : last == 3 ? tail[first] : v[j - 1] + v[j] + v[j + 1];
+    A s = first == 0 ? head[last] : tail[first];  // a window of 3 or more reaches one end or the other
     if (j < R) {
       const int n = R - j;  // columns to the left
-      s += left[n / 4];
+      if (n / 4) s += left[n / 4];
       if (n % 4) s += __shfl_up_sync(FULL_WARP, tail[4 - n % 4], n / 4 + 1) * (A)(lane > n / 4);
     }
     if (j + R > 3) {
       const int n = j + R - 3;
-      s += right[n / 4];
+      if (n / 4) s += right[n / 4];
       if (n % 4) s += __shfl_down_sync(FULL_WARP, head[n % 4 - 1], n / 4 + 1) * (A)(lane < 31 - n / 4);
     }
     sum[j] = s;
@@ -118,15 +123,14 @@ __device__ __forceinline__ void load4(const V* row, int x, int W, A (&v)[4]) {
 #endif
 }
 
-// The same of statistics, whose rows are padded and aligned.
-__device__ __forceinline__ void load_statistics(const A* at, bool inside, A (&v)[4]) {
-  Pack<A, 4> pack;
-  if (inside) pack = *reinterpret_cast<const Pack<A, 4>*>(at);
+// The same of statistics and of the ring, where all is aligned and there is always something to read.
+__device__ __forceinline__ void load4(const A* at, A (&v)[4]) {
+  const Pack<A, 4> pack = *reinterpret_cast<const Pack<A, 4>*>(at);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) v[j] = inside ? pack.v[j] : 0;
+  for (int j = 0; j < 4; ++j) v[j] = pack.v[j];
 }
 
-__device__ __forceinline__ void store_statistics(A* at, const A (&v)[4]) {
+__device__ __forceinline__ void store4(A* at, const A (&v)[4]) {
   Pack<A, 4> pack;
 #pragma unroll
   for (int j = 0; j < 4; ++j) pack.v[j] = v[j];
@@ -153,9 +157,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guide_statistics(const 
   const long long b = warp / strips / chunks;
   if (b >= B) return;
   const Place at(strip, round4(R), W);
-  const int y0 = chunk * GUIDE_ROWS, y1 = min(y0 + GUIDE_ROWS, H), W4 = round4(W);
+  const int y0 = chunk * GUIDE_ROWS, y1 = min(y0 + GUIDE_ROWS, H);
   guide += b * 3 * H * W;
-  statistics += b * H * PLANES * W4 + at.x;
+  statistics += b * H * row_length(W) + column(at.x);
 
   A near[3], shift[3];  // a pixel in the middle of these rows, and from there to the image's origin
 #pragma unroll
@@ -201,16 +205,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guide_statistics(const 
       for (int q = 0; q < 9; ++q) solved[q][j] = result[q] + (q < 3 ? shift[q] : 0);
     }
     if (at.owned) {
-      A* const row = statistics + (long long)y * PLANES * W4;
+      A* const row = statistics + (long long)y * row_length(W);
 #pragma unroll
       for (int c = 0; c < 3; ++c) {
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           value[j] = unit<A>(guide[((long long)c * H + y) * W + min(at.x + j, W - 1)]) - near[c] + shift[c];
-        store_statistics(row + (GUIDE + c) * W4, value);
+        store4(row + (GUIDE + c) * BLOCK, value);
       }
 #pragma unroll
-      for (int q = 0; q < 9; ++q) store_statistics(row + (MEAN + q) * W4, solved[q]);
+      for (int q = 0; q < 9; ++q) store4(row + (MEAN + q) * BLOCK, solved[q]);
     }
   }
 }
@@ -224,33 +228,36 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
   const long long b = blockIdx.x / groups / strips / chunks;
   if (k >= K) return;
   const Place at(strip, round4(2 * R), W);
-  const int y0 = chunk * ROWS, y1 = min(y0 + ROWS, H), W4 = round4(W);
+  const int y0 = chunk * ROWS, y1 = min(y0 + ROWS, H);
   z += (b * K + k) * H * W;
   out += (b * K + k) * H * W;
-  statistics += b * H * PLANES * W4 + at.x;
-  A* ring = reinterpret_cast<A*>(shared) + (warp * RING * 4 * 32 + at.lane) * 4;  // [RING, 4, 32, 4]
+  const long long length = row_length(W);
+  statistics += b * H * length + column(min(at.x, W - 1) & ~3);  // beyond the image: anything, to be multiplied by 0
+  A* const ring = reinterpret_cast<A*>(shared) + (warp * RING * 4 * 32 + at.lane) * 4;  // [RING, 4, 32, 4]
+  const A zero[4] = {};
+  for (int i = 0; i < RING * 4; ++i) store4(ring + i * 32 * 4, zero);
 
   A inverse_n[4];  // 1 / columns of the window; 0 beyond the image, where a = b = 0 then
 #pragma unroll
-  for (int j = 0; j < 4; ++j) inverse_n[j] = at.x + j < W ? 1 / (A)count(at.x + j, W, R) : 0;
+  for (int j = 0; j < 4; ++j) inverse_n[j] = at.x + j < W ? reciprocal((A)count(at.x + j, W, R)) : 0;
 
-  // Row t enters or leaves the vertical sums of p, xp, yp, zp.
+  // Row t enters (sign 1) or leaves (-1) the vertical sums of p, xp, yp, zp.
   A sum[4][4] = {};
-  const auto add = [&](int t, const A (&row)[4], A sign) {
-    A p[4];
-    const A scale = adjoint ? sign / (A)count(t, H, R) : sign;
+  const auto add = [&](int t, A (&p)[4], auto sign) {
+    if (adjoint) {
+      const A inverse_rows = reciprocal((A)count(t, H, R));
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      p[j] = row[j] * scale;
-      if (adjoint) p[j] *= inverse_n[j];
-      sum[0][j] += p[j];
+      for (int j = 0; j < 4; ++j) p[j] *= inverse_rows * inverse_n[j];
     }
+    const A* const row = statistics + t * length + GUIDE * BLOCK;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[0][j] += sign.value * p[j];
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       A guide[4];
-      load_statistics(statistics + ((long long)t * PLANES + GUIDE + c) * W4, at.inside, guide);
+      load4(row + c * BLOCK, guide);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum[c + 1][j] += guide[j] * p[j];
+      for (int j = 0; j < 4; ++j) sum[c + 1][j] = fma(sign.value * guide[j], p[j], sum[c + 1][j]);
     }
   };
 
@@ -258,10 +265,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
   A row[4], next[4];
   for (int t = first; t < min(begin + R, H); ++t) {
     load4(z + (long long)t * W, at.x, W, row);
-    add(t, row, 1);
+    add(t, row, Constant<1>());
   }
   load4(z + (long long)min(begin + R, H - 1) * W, at.x, W, next);  // fetched one row ahead: it comes from far
   A total[4][4] = {};  // vertical sums of a, b
+#pragma unroll 1
   for (int t = begin, slot = 0; t < y1 + R; ++t, slot = slot + 1 < RING ? slot + 1 : 0) {
     A ab[4][4] = {};
     if (t < H) {
@@ -269,58 +277,60 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
 #pragma unroll
         for (int j = 0; j < 4; ++j) row[j] = next[j];
         load4(z + (long long)min(t + R + 1, H - 1) * W, at.x, W, next);
-        add(t + R, row, 1);
+        add(t + R, row, Constant<1>());
       }
       if (t - R - 1 >= first) {
         load4(z + (long long)(t - R - 1) * W, at.x, W, row);
-        add(t - R - 1, row, -1);
+        add(t - R - 1, row, Constant<-1>());
       }
+      const A* const guide = statistics + t * length;
       A window[4][4], mean[3][4], inverse[6][4];
 #pragma unroll
-      for (int q = 0; q < 9; ++q)
-        load_statistics(statistics + ((long long)t * PLANES + MEAN + q) * W4, at.inside, q < 3 ? mean[q] : inverse[q - 3]);
+      for (int q = 0; q < 3; ++q) load4(guide + (MEAN + q) * BLOCK, mean[q]);
+#pragma unroll
+      for (int q = 0; q < 6; ++q) load4(guide + (INVERSE + q) * BLOCK, inverse[q]);
 #pragma unroll
       for (int q = 0; q < 4; ++q) window_sums(sum[q], window[q], at.lane);
-      const A inverse_rows = 1 / (A)count(t, H, R);
+      const A inverse_rows = reciprocal((A)count(t, H, R));
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        A s[4], mu[3], inv[6], result[4];
-#pragma unroll
-        for (int q = 0; q < 4; ++q) s[q] = window[q][j];
-#pragma unroll
-        for (int q = 0; q < 3; ++q) mu[q] = mean[q][j];
-#pragma unroll
-        for (int q = 0; q < 6; ++q) inv[q] = inverse[q][j];
+        const A s[4] = {window[0][j], window[1][j], window[2][j], window[3][j]}, mu[3] = {mean[0][j], mean[1][j], mean[2][j]};
+        const A inv[6] = {inverse[0][j], inverse[1][j], inverse[2][j], inverse[3][j], inverse[4][j], inverse[5][j]};
+        A result[4];
         solve(s, inverse_rows * inverse_n[j], mu, inv, result);
 #pragma unroll
         for (int q = 0; q < 4; ++q) ab[q][j] = result[q];
       }
     }
-    const bool full = t - RING >= begin;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
       A* const old = ring + (slot * 4 + q) * 32 * 4;
       A leaving[4];
-      load_statistics(old, full, leaving);
-      store_statistics(old, ab[q]);
+      load4(old, leaving);
+      store4(old, ab[q]);
 #pragma unroll
       for (int j = 0; j < 4; ++j) total[q][j] += ab[q][j] - leaving[j];
     }
     const int y = t - R;
     if (y < y0) continue;
-    A result[4] = {}, window[4];
+    const A* const guide = statistics + y * length + GUIDE * BLOCK;
+    A result[4], window[4], channel[4];
+    window_sums(total[3], result, at.lane);
 #pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      window_sums(total[q], window, at.lane);
-      A guide[4] = {1, 1, 1, 1};
-      if (q < 3) load_statistics(statistics + ((long long)y * PLANES + GUIDE + q) * W4, at.inside, guide);
+    for (int c = 0; c < 3; ++c) {
+      load4(guide + c * BLOCK, channel);
+      window_sums(total[c], window, at.lane);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) result[j] += window[j] * guide[j];
+      for (int j = 0; j < 4; ++j) result[j] = fma(window[j], channel[j], result[j]);
     }
-    const A inverse_rows = 1 / (A)count(y, H, R);
+    if (!adjoint) {
+      const A inverse_rows = reciprocal((A)count(y, H, R));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) result[j] *= inverse_rows * inverse_n[j];
+    }
     Pack<T, 4> pack;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) narrow(adjoint ? result[j] : result[j] * inverse_rows * inverse_n[j], pack.v[j]);
+    for (int j = 0; j < 4; ++j) narrow(result[j], pack.v[j]);
     if (at.owned) {
       T* const to = out + (long long)y * W + at.x;
 #if VECTOR
@@ -376,8 +386,10 @@ struct Segment {
   }
 };
 
-// statistics[b, y, plane, x]
-__device__ __forceinline__ long long at(int plane, int y, int x, int W) { return ((long long)y * PLANES + plane) * round4(W) + x; }
+// statistics[y, plane, x] of an image.
+__device__ __forceinline__ long long at(int plane, int y, int x, int W) {
+  return (long long)y * row_length(W) + column(x) + plane * BLOCK;
+}
 
 extern "C" __global__ void __launch_bounds__(128) wide_guide_columns(const G* __restrict__ guide, A* __restrict__ sums, int H, int W, int radius, int length) {
   const Segment s(1, W, H, length);

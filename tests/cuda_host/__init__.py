@@ -51,7 +51,7 @@ def run(
     signature.restype = ctypes.c_char_p
     parameters = signature().decode().split(",")[:-1]
     _check_launch(kernel, blocks, threads, args, shared, parameters)
-    values = [_value(a) for a in args]
+    values = [_cuda._value(a) for a in args]
     sizes = [a.numel() * a.element_size() if isinstance(a, Tensor) else 0 for a in args]
     failed = getattr(library, f"cuda_host_launch_{kernel}")(
         (ctypes.c_uint * 3)(blocks, 1, 1),
@@ -81,12 +81,6 @@ def _check_launch(kernel: str, blocks: int, threads: int, args: tuple, shared: i
     pointers = [pointer for pointer, _ in tensors]
     for pointer, parameter in tensors:  # each argument is a copy of its own here
         assert parameter.startswith("const") or pointers.count(pointer) == 1, f"{kernel} writes what it also reads"
-
-
-def _value(argument: Tensor | int | float) -> ctypes._SimpleCData:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_double(argument)
 
 
 @functools.cache

@@ -356,6 +356,7 @@ void __stcs(V* at, V v) {
 }
 
 // Numbers. The fast intrinsics are exact here: the tests of a kernel that uses them need the tolerance of the GPU's.
+using std::fma;
 using std::max;
 using std::min;
 inline long long max(long long a, int b) { return std::max(a, (long long)b); }
