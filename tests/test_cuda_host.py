@@ -3,9 +3,8 @@
 import cuda_host
 import pytest
 import torch
-from cuda_host import KernelError
-
 from camguide_fast.kernels import _cuda
+from cuda_host import KernelError
 
 SOURCE = r"""#include "camguide.cuh"
 
@@ -87,16 +86,20 @@ extern "C" __global__ void divergent(int* out, int how) {
 
 extern "C" __global__ void barriers(int* out) {
   const int t = threadIdx.x;
-  const int any = __syncthreads_or(t == 5), none = __syncthreads_or(0), all = __syncthreads_and(1), not_all = __syncthreads_and(t);
+  const int any = __syncthreads_or(t == 5), none = __syncthreads_or(0);
+  const int all = __syncthreads_and(1), not_all = __syncthreads_and(t);
   out[t] = any + 2 * none + 4 * all + 8 * not_all + 16 * __syncthreads_count(t % 3 == 0);
 }
 
 extern "C" __global__ void warps(long long* out) {
   const int t = threadIdx.x, lane = t % 32;
-  long long r[16] = {__shfl_sync(~0u, t, 3), __shfl_up_sync(~0u, t, 2), __shfl_down_sync(~0u, t, 5), __shfl_xor_sync(~0u, t, 6),
-                     __shfl_sync(~0u, t, 9, 8), __shfl_up_sync(~0u, t, 3, 8), __shfl_down_sync(~0u, t, 3, 8),
-                     (long long)(8 * __shfl_down_sync(~0u, t / 8.0, 1)), __ballot_sync(~0u, lane % 3 == 0), __any_sync(~0u, lane == 7),
-                     __all_sync(~0u, lane < 31), __match_any_sync(~0u, lane % 4), __reduce_add_sync(~0u, t), __reduce_max_sync(~0u, t)};
+  long long r[16] = {__shfl_sync(~0u, t, 3), __shfl_up_sync(~0u, t, 2),
+                     __shfl_down_sync(~0u, t, 5), __shfl_xor_sync(~0u, t, 6),
+                     __shfl_sync(~0u, t, 9, 8), __shfl_up_sync(~0u, t, 3, 8),
+                     __shfl_down_sync(~0u, t, 3, 8), (long long)(8 * __shfl_down_sync(~0u, t / 8.0, 1)),
+                     __ballot_sync(~0u, lane % 3 == 0), __any_sync(~0u, lane == 7),
+                     __all_sync(~0u, lane < 31), __match_any_sync(~0u, lane % 4),
+                     __reduce_add_sync(~0u, t), __reduce_max_sync(~0u, t)};
   const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;  // two halves, each on its own
   if (lane < 16) r[14] = __shfl_down_sync(half, t, 1);
   else r[14] = __shfl_up_sync(half, t, 1);
@@ -106,7 +109,8 @@ extern "C" __global__ void warps(long long* out) {
 
 extern "C" __global__ void atomics(int* out, float* sum, unsigned long long* wide, int* lock) {
   const int t = blockIdx.x * blockDim.x + threadIdx.x;
-  atomicAdd(out, t), atomicMax(out + 1, t), atomicMin(out + 2, -t), atomicOr(out + 3, 1 << t % 31), atomicXor(out + 4, 1 << t % 31);
+  atomicAdd(out, t), atomicMax(out + 1, t), atomicMin(out + 2, -t);
+  atomicOr(out + 3, 1 << t % 31), atomicXor(out + 4, 1 << t % 31);
   atomicExch(out + 5, 7), atomicAdd(sum, 0.5f), atomicMax(wide, (unsigned long long)t << 33);
   while (atomicCAS(lock, 0, 1)) {
   }
@@ -115,8 +119,9 @@ extern "C" __global__ void atomics(int* out, float* sum, unsigned long long* wid
 }
 
 extern "C" __global__ void integers(int* out, int x) {
-  const int r[] = {__popc(x), __clz(x), __ffs(x), (int)__brev(x), __popcll(((long long)x << 32) | 1), __clzll(x), (int)__umulhi(x, 1 << 30),
-                   __float2int_rn(x + .5f), (int)__funnelshift_l(x, 1, 4), (int)__funnelshift_r(x, 1, 4), __float_as_int((float)x)};
+  const int r[] = {__popc(x), __clz(x), __ffs(x), (int)__brev(x), __popcll(((long long)x << 32) | 1), __clzll(x),
+                   (int)__umulhi(x, 1 << 30), (int)__funnelshift_l(x, 1, 4), (int)__funnelshift_r(x, 1, 4),
+                   __float_as_int((float)x), __float2int_rn(x % 5 + .5f)};
   for (int i = 0; i < 11; ++i) out[i] = r[i];
 }
 
@@ -295,9 +300,10 @@ def test_integer_intrinsics(x):
     expected += [reversed_ - (reversed_ >> 31 << 32), binary.count("1") + 1, binary.index("1") + 32, (x << 30) >> 32]
     out = run("integers", 1, ints(11), x)
     assert out[:7].tolist() == expected
-    assert out[8].item() % 2**32 == (((1 << 32) | x) << 4 >> 32) % 2**32
-    assert out[9].item() % 2**32 == (((1 << 32) | x) >> 4) % 2**32
-    assert out[10:].view(torch.float32).item() == float(torch.tensor(x, dtype=torch.float32))
+    assert out[7].item() % 2**32 == (((1 << 32) | x) << 4 >> 32) % 2**32
+    assert out[8].item() % 2**32 == (((1 << 32) | x) >> 4) % 2**32
+    assert out[9:10].view(torch.float32).item() == float(torch.tensor(x, dtype=torch.float32))
+    assert out[10].item() == round(x % 5 + 0.5)
 
 
 def test_half_types():

@@ -1,17 +1,18 @@
-"""The CUDA sources: each compiles for the GPUs that are served, without spilling registers (nvcc stands in for NVRTC), and
-what is launched is what was asked for (a stand-in for CuPy records it)."""
+"""The CUDA sources: each compiles for the GPUs that are served, without spilling registers, by nvcc and by NVRTC where they
+are; and what is launched is what was asked for (a stand-in for CuPy records it)."""
 
 import ctypes
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
-
 from camguide_fast.kernels import _cuda
 
 CAPABILITIES = (80, 89, 90, 120)
@@ -30,6 +31,11 @@ VARIANTS = {
 
 def name(variant: tuple[str, dict]) -> str:
     return "-".join([variant[0], *(f"{value}" for value in variant[1].values())])
+
+
+every_variant = pytest.mark.parametrize(
+    "variant", [(op, v) for op, variants in VARIANTS.items() for v in variants], ids=name
+)
 
 
 def test_every_source_is_compiled():
@@ -55,8 +61,37 @@ def local_memory(source: str, capabilities: tuple[int, ...], folder) -> dict[tup
     return {(kernel, int(capability)): local != ["0"] * 3 for kernel, capability, *local, _ in kernels}
 
 
+@pytest.fixture(scope="module")
+def nvrtc() -> ctypes.CDLL:
+    """NVRTC as CUDA builds of torch and CuPy bring it along."""
+    spec = importlib.util.find_spec("nvidia")
+    found = [f for p in (spec.submodule_search_locations if spec else []) for f in Path(p).glob("*/lib/libnvrtc.so.*")]
+    if not found:
+        pytest.skip("needs NVRTC")
+    return ctypes.CDLL(str(found[0]))
+
+
+@every_variant
+def test_nvrtc_compiles_it(nvrtc, variant):
+    """It refuses some of what nvcc accepts."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), _cuda.source(*variant).encode(), None, 0, None, None)
+    failed = nvrtc.nvrtcCompileProgram(program, 2, (ctypes.c_char_p * 2)(b"-std=c++17", b"-arch=sm_89"))
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    assert not failed, log.value.decode()
+
+
+@pytest.mark.parametrize("path", sorted(_cuda.SOURCES.iterdir()), ids=lambda path: path.name)
+def test_no_lambda_with_auto(path):
+    """Found without NVRTC too."""
+    assert not re.search(r"\[[&=\w, ]*\]\s*\([^)]*\bauto\b", path.read_text())
+
+
 @pytest.mark.skipif(not NVCC, reason="needs nvcc")
-@pytest.mark.parametrize("variant", [(op, v) for op, variants in VARIANTS.items() for v in variants], ids=name)
+@every_variant
 def test_compiles_without_spills(variant, tmp_path):
     found = local_memory(_cuda.source(*variant), CAPABILITIES, tmp_path)
     assert {capability for _, capability in found} == set(CAPABILITIES)
@@ -65,7 +100,11 @@ def test_compiles_without_spills(variant, tmp_path):
 
 @pytest.mark.skipif(not NVCC, reason="needs nvcc")
 def test_local_memory_is_seen(tmp_path):
-    array = 'extern "C" __global__ void f(int* x, int i) { int a[9]; for (int j = 0; j < 9; ++j) a[j] = x[j]; *x = a[i]; }'
+    array = """extern "C" __global__ void f(int* x, int i) {
+      int a[64];
+      for (int j = 0; j < i; ++j) a[x[j]] = j;
+      *x = a[x[i]];
+    }"""
     assert local_memory(array, (89,), tmp_path) == {("f", 89): True}
 
 

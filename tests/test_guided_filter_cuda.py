@@ -1,11 +1,12 @@
-"""guided_filter on CUDA: csrc/cuda/guided_filter.cu, run on the CPU by tests/cuda_host, and on a GPU where there is one."""
+"""guided_filter on CUDA: csrc/cuda/guided_filter.cu, run on the CPU by tests/cuda_host, and on a GPU where there is
+one."""
 
 import cuda_host
 import pytest
 import torch
+from camguide_fast.kernels import guided_filter as kernels
 
 from camguide_fast import ops, reference
-from camguide_fast.kernels import guided_filter as kernels
 from camguide_fast.ops import _register
 
 EPS = 1e-2
@@ -135,7 +136,13 @@ def test_the_op_is_served_by_it():
     assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 
-GPU_SHAPES = [((1, 1, 1, 1), 4), ((4, 20, 128, 128), 4), ((2, 7, 61, 67), 4), ((1, 3, 300, 516), 16), ((1, 5, 100, 90), 60)]
+GPU_SHAPES = [
+    ((1, 1, 1, 1), 4),
+    ((4, 20, 128, 128), 4),
+    ((2, 7, 61, 67), 4),
+    ((1, 3, 300, 516), 16),
+    ((1, 5, 100, 90), 60),
+]
 
 
 @pytest.mark.cuda

@@ -26,7 +26,8 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is S D^-1: the same kernel serves both ways.
+    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is S D^-1: the same kernel serves both
+    # ways.
     (guide,) = ctx.saved_tensors
     out = torch.ops.camguide_fast.guided_filter(grad, guide, ctx.radius, ctx.eps, not ctx.adjoint)
     return out, None, None, None, None

@@ -5,6 +5,7 @@
 //   - `extern "C" __global__ void [__launch_bounds__(n)] name(...)`, one per line of the source;
 //   - its parameters are pointers (tensors), int (Python ints) and double (Python floats), nothing else;
 //   - types and sizes that change the code are macros, which the launcher defines;
+//   - a lambda's parameters have types (NVRTC takes one with `auto` for a function of the host);
 //   - offsets into tensors are long long; a launch has one dimension of blocks, since the other two end at 65535.
 #pragma once
 
@@ -81,12 +82,6 @@ __device__ __forceinline__ A unit(unsigned char x) {
 // To the last bit or two, without the detour by which 1 / x reaches the subnormal numbers.
 __device__ __forceinline__ float reciprocal(float x) { return __fdividef(1.0f, x); }
 __device__ __forceinline__ double reciprocal(double x) { return 1 / x; }
-
-// A number that is part of an argument's type.
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
 
 // N elements that are read and written at once; the address is a multiple of their size.
 template <class T, int N>

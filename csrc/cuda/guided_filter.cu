@@ -243,7 +243,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
 
   // Row t enters (sign 1) or leaves (-1) the vertical sums of p, xp, yp, zp.
   A sum[4][4] = {};
-  const auto add = [&](int t, A (&p)[4], auto sign) {
+  const auto add = [&](int t, A (&p)[4], A sign) {
     if (adjoint) {
       const A inverse_rows = reciprocal((A)count(t, H, R));
 #pragma unroll
@@ -251,13 +251,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
     }
     const A* const row = statistics + t * length + GUIDE * BLOCK;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sum[0][j] += sign.value * p[j];
+    for (int j = 0; j < 4; ++j) sum[0][j] += sign * p[j];
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       A guide[4];
       load4(row + c * BLOCK, guide);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum[c + 1][j] = fma(sign.value * guide[j], p[j], sum[c + 1][j]);
+      for (int j = 0; j < 4; ++j) sum[c + 1][j] = fma(sign * guide[j], p[j], sum[c + 1][j]);
     }
   };
 
@@ -265,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
   A row[4], next[4];
   for (int t = first; t < min(begin + R, H); ++t) {
     load4(z + (long long)t * W, at.x, W, row);
-    add(t, row, Constant<1>());
+    add(t, row, 1);
   }
   load4(z + (long long)min(begin + R, H - 1) * W, at.x, W, next);  // fetched one row ahead: it comes from far
   A total[4][4] = {};  // vertical sums of a, b
@@ -277,11 +277,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* 
 #pragma unroll
         for (int j = 0; j < 4; ++j) row[j] = next[j];
         load4(z + (long long)min(t + R + 1, H - 1) * W, at.x, W, next);
-        add(t + R, row, Constant<1>());
+        add(t + R, row, 1);
       }
       if (t - R - 1 >= first) {
         load4(z + (long long)(t - R - 1) * W, at.x, W, row);
-        add(t - R - 1, row, Constant<-1>());
+        add(t - R - 1, row, -1);
       }
       const A* const guide = statistics + t * length;
       A window[4][4], mean[3][4], inverse[6][4];

@@ -2,8 +2,8 @@
 
     result = cuda_host.every_order(lambda: kernels.guided_filter(z, guide, 4, 1e-2, False))
 
-runs a launcher on CPU tensors, with the threads scheduled in several orders; all must give the same bits. Tensors that a
-launcher leaves uninitialised hold NaN. A kernel's source by itself: `cuda_host.run(source, kernel, blocks, ...)`.
+runs a launcher on CPU tensors, with the threads scheduled in several orders; all must give the same bits. Tensors that
+a launcher leaves uninitialised hold NaN. A kernel's source by itself: `cuda_host.run(source, kernel, blocks, ...)`.
 """
 
 import ctypes
@@ -21,10 +21,9 @@ from unittest import mock
 
 import pytest
 import torch
+from camguide_fast.kernels import _cuda
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-from camguide_fast.kernels import _cuda
 
 HEADER = Path(__file__).with_name("cuda_host.h")
 BUILD = Path(__file__).resolve().parents[2] / "build/cuda_host"
