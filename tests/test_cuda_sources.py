@@ -1,5 +1,5 @@
-"""The CUDA sources: each compiles for the GPUs that are served, without spilling registers, by nvcc and by NVRTC where they
-are; and what is launched is what was asked for (a stand-in for CuPy records it)."""
+"""The CUDA sources: each compiles for the GPUs that are served, without spilling registers, by nvcc and by NVRTC where
+they are; and what is launched is what was asked for (a stand-in for CuPy records it)."""
 
 import ctypes
 import importlib.util
@@ -23,7 +23,7 @@ _GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS
 VARIANTS = {
     "guided_filter": [
         _GUIDED_FILTER | dict(Z_TYPE="float", RADIUS=4),
-        _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0),
+        _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0, WARPS=1),
         _GUIDED_FILTER | dict(Z_TYPE="bfloat_t", RADIUS=0),
     ],
 }

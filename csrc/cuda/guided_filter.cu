@@ -68,6 +68,8 @@ __device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, co
 
 #if RADIUS > 0
 
+// Shared memory, not registers, bounds the warps of a multiprocessor (5 of sm_89, 11 of sm_90 at r = 4): the bound of 1 block says
+// so to the compiler, which else would save registers at the price of loads that wait.
 constexpr int R = RADIUS, STRIP = 128, RING = 2 * R + 1;
 
 __device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
@@ -151,7 +153,7 @@ struct Place {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
   const long long warp = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
   const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
   const long long b = warp / strips / chunks;
@@ -219,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) guide_statistics(const 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips, int adjoint) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips, int adjoint) {
   DYNAMIC_SHARED(shared);
   // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
   const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
