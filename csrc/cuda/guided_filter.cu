@@ -11,19 +11,20 @@
 // columns a thread: vertical sums run in registers (add the row that enters, subtract the one that leaves), horizontal ones are
 // put together from shuffles of the neighbours' partial sums, and the rows of (a, b) that the second vertical sum will have to
 // subtract wait in shared memory. A warp needs no other, so there is no barrier. Per pixel and channel at r = 4 that costs about
-// 100 instructions and 45 words through the shared-memory pipe, where taps read one by one would cost 210.
+// 140 instructions and 45 words through the shared-memory pipe, where taps read one by one would cost 210 words.
 //
 // Compulsory bytes: z, q and the guide once. Sums restart every ROWS rows, which bounds both their drift and how far a NaN gets.
 //
 // Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; ROWS and GUIDE_ROWS that
-// a warp marches down. RADIUS 0 is the form for windows too large for a strip: plain passes through workspaces, any radius.
+// a warp marches down. RADIUS 0 selects the form for windows too large for a strip.
 #include "camguide.cuh"
 
 typedef Z_TYPE T;
 typedef GUIDE_TYPE G;
 typedef Wide<T>::type A;  // of everything in between
 
-// The statistics are [B, H, blocks of columns, PLANES, BLOCK]: a thread finds all planes at fixed distances. Inverse: xx xy xz yy yz zz.
+// The statistics are [B, H, blocks of columns, PLANES, BLOCK]: a thread finds all planes at fixed distances.
+// The inverse: xx xy xz yy yz zz.
 enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12, BLOCK = 32 };
 
 __device__ __forceinline__ int row_length(int W) { return (W + BLOCK - 1) / BLOCK * PLANES * BLOCK; }
@@ -68,8 +69,8 @@ __device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, co
 
 #if RADIUS > 0
 
-// Shared memory, not registers, bounds the warps of a multiprocessor (5 of sm_89, 11 of sm_90 at r = 4): the bound of 1 block says
-// so to the compiler, which else would save registers at the price of loads that wait.
+// Shared memory, not registers, bounds the warps of a multiprocessor (4 on sm_89, 12 on sm_90 at r = 4). __launch_bounds__(n, 1)
+// tells the compiler, which else would save registers at the price of loads that wait.
 constexpr int R = RADIUS, STRIP = 128, RING = 2 * R + 1;
 
 __device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
@@ -153,7 +154,8 @@ struct Place {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(
+    const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
   const long long warp = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
   const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
   const long long b = warp / strips / chunks;
@@ -221,7 +223,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(con
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips, int adjoint) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(
+    const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips,
+    int adjoint) {
   DYNAMIC_SHARED(shared);
   // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
   const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
@@ -346,143 +350,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(const 
   }
 }
 
-#else  // RADIUS == 0
-
-// Sums over the windows around from, ..., to - 1 along a line of `size` elements: read(i, v) gives Q values, write(i, sum) takes
-// their sums.
-template <int Q, class Read, class Write>
-__device__ __forceinline__ void running_sums(int from, int to, int size, int radius, const Read& read, const Write& write) {
-  A sum[Q] = {}, v[Q];
-  const int first = max(from - radius, 0);
-#pragma unroll 1
-  for (int i = first; i < min(from + radius, size); ++i) {
-    read(i, v);
-    for (int q = 0; q < Q; ++q) sum[q] += v[q];
-  }
-#pragma unroll 1
-  for (int i = from; i < to; ++i) {
-    if (i + radius < size) {
-      read(i + radius, v);
-      for (int q = 0; q < Q; ++q) sum[q] += v[q];
-    }
-    if (i - radius - 1 >= first) {
-      read(i - radius - 1, v);
-      for (int q = 0; q < Q; ++q) sum[q] -= v[q];
-    }
-    write(i, sum);
-  }
-}
-
-// A thread's share of `planes` planes: `length` elements of one line, which runs along one side of the image and lies across the
-// other. Neighbouring threads take neighbouring lines.
-struct Segment {
-  int plane, line, from, to;
-  __device__ __forceinline__ Segment(int planes, int lines, int size, int length) {
-    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const int segments = (size + length - 1) / length;
-    line = i % lines;
-    from = i / lines % segments * length;
-    const long long p = i / lines / segments;
-    plane = p < planes ? (int)p : -1;
-    to = min(from + length, size);
-  }
-};
-
-// statistics[y, plane, x] of an image.
-__device__ __forceinline__ long long at(int plane, int y, int x, int W) {
-  return (long long)y * row_length(W) + column(x) + plane * BLOCK;
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_guide_columns(const G* __restrict__ guide, A* __restrict__ sums, int H, int W, int radius, int length) {
-  const Segment s(1, W, H, length);
-  if (s.plane < 0) return;
-  A middle[3];
-  for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
-  const auto read = [&](int y, A (&v)[9]) {
-    for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + s.line]) - middle[c];
-    for (int c = 0, q = 3; c < 3; ++c)
-      for (int d = c; d < 3; ++d, ++q) v[q] = v[c] * v[d];
-  };
-  const auto write = [&](int y, const A (&sum)[9]) {
-    for (int q = 0; q < 9; ++q) sums[((long long)q * H + y) * W + s.line] = sum[q];
-  };
-  running_sums<9>(s.from, s.to, H, radius, read, write);
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_guide_rows(const G* __restrict__ guide, const A* __restrict__ sums, A* __restrict__ statistics, int H, int W, int radius, int length, double eps) {
-  const Segment s(1, H, W, length);
-  if (s.plane < 0) return;
-  A middle[3];
-  for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
-  const auto read = [&](int x, A (&v)[9]) {
-    for (int q = 0; q < 9; ++q) v[q] = sums[((long long)q * H + s.line) * W + x];
-  };
-  const auto write = [&](int x, const A (&sum)[9]) {
-    const A n = (A)count(s.line, H, radius) * (A)count(x, W, radius);
-    A mean[9], solved[9];
-    for (int q = 0; q < 9; ++q) mean[q] = sum[q] / n;
-    solve_guide(mean, (A)eps, solved);
-    for (int c = 0; c < 3; ++c)
-      statistics[at(GUIDE + c, s.line, x, W)] = unit<A>(guide[((long long)c * H + s.line) * W + x]) - middle[c];
-    for (int q = 0; q < 9; ++q) statistics[at(MEAN + q, s.line, x, W)] = solved[q];
-  };
-  running_sums<9>(s.from, s.to, W, radius, read, write);
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_z_columns(const T* __restrict__ z, const A* __restrict__ statistics, A* __restrict__ sums, int K, int H, int W, int radius, int length, int adjoint) {
-  const Segment s(K, W, H, length);
-  if (s.plane < 0) return;
-  const A columns = (A)count(s.line, W, radius);
-  const auto read = [&](int y, A (&v)[4]) {
-    v[0] = widen(z[((long long)s.plane * H + y) * W + s.line]);
-    if (adjoint) v[0] /= columns * (A)count(y, H, radius);
-    for (int c = 0; c < 3; ++c) v[c + 1] = statistics[at(GUIDE + c, y, s.line, W)] * v[0];
-  };
-  const auto write = [&](int y, const A (&sum)[4]) {
-    for (int q = 0; q < 4; ++q) sums[(((long long)s.plane * 4 + q) * H + y) * W + s.line] = sum[q];
-  };
-  running_sums<4>(s.from, s.to, H, radius, read, write);
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_solve_rows(const A* __restrict__ sums, const A* __restrict__ statistics, A* __restrict__ ab, int K, int H, int W, int radius, int length) {
-  const Segment s(K, H, W, length);
-  if (s.plane < 0) return;
-  const auto place = [&](int q, int x) { return (((long long)s.plane * 4 + q) * H + s.line) * W + x; };
-  const auto read = [&](int x, A (&v)[4]) {
-    for (int q = 0; q < 4; ++q) v[q] = sums[place(q, x)];
-  };
-  const auto write = [&](int x, const A (&sum)[4]) {
-    A mu[3], inverse[6], result[4];
-    for (int q = 0; q < 3; ++q) mu[q] = statistics[at(MEAN + q, s.line, x, W)];
-    for (int q = 0; q < 6; ++q) inverse[q] = statistics[at(INVERSE + q, s.line, x, W)];
-    solve(sum, 1 / ((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, inverse, result);
-    for (int q = 0; q < 4; ++q) ab[place(q, x)] = result[q];
-  };
-  running_sums<4>(s.from, s.to, W, radius, read, write);
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_ab_columns(const A* __restrict__ ab, A* __restrict__ sums, int K, int H, int W, int radius, int length) {
-  const Segment s(4 * K, W, H, length);
-  if (s.plane < 0) return;
-  const auto place = [&](int y) { return ((long long)s.plane * H + y) * W + s.line; };
-  const auto read = [&](int y, A (&v)[1]) { v[0] = ab[place(y)]; };
-  const auto write = [&](int y, const A (&sum)[1]) { sums[place(y)] = sum[0]; };
-  running_sums<1>(s.from, s.to, H, radius, read, write);
-}
-
-extern "C" __global__ void __launch_bounds__(128) wide_out_rows(const A* __restrict__ sums, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int radius, int length, int adjoint) {
-  const Segment s(K, H, W, length);
-  if (s.plane < 0) return;
-  const auto read = [&](int x, A (&v)[4]) {
-    for (int q = 0; q < 4; ++q) v[q] = sums[(((long long)s.plane * 4 + q) * H + s.line) * W + x];
-  };
-  const auto write = [&](int x, const A (&sum)[4]) {
-    A q = sum[3];
-    for (int c = 0; c < 3; ++c) q += sum[c] * statistics[at(GUIDE + c, s.line, x, W)];
-    if (!adjoint) q /= (A)count(s.line, H, radius) * (A)count(x, W, radius);
-    narrow(q, out[((long long)s.plane * H + s.line) * W + x]);
-  };
-  running_sums<4>(s.from, s.to, W, radius, read, write);
-}
-
+#else
+#include "guided_filter_wide.cuh"
 #endif

@@ -1,13 +1,15 @@
-// CUDA C++ on a CPU, for tests: the threads of a block are fibers, which run until they wait (barrier, shuffle) or touch an atomic,
-// in an order that a seed chooses. What depends on the order - a race, a missing barrier - comes out different under another seed.
+// CUDA C++ on a CPU, for tests: the threads of a block are fibers, which run until they wait (barrier, shuffle) or touch an
+// atomic, in an order that a seed chooses. What depends on the order - a race, a missing barrier - comes out different under
+// another seed.
 //
-// Blocks run one after the other, in an order of the seed's choice too. Shared memory is poisoned before each. Tensors and dynamic
-// shared memory lie between inaccessible pages and inputs are read-only, so an access out of bounds stops the launch with a message;
-// with -fsanitize=undefined in trap mode a misaligned vector, a shift too far or an index beyond an array does the same. So does a
-// deadlock: threads that wait for each other in different places, a lane that shuffles outside its mask.
+// Blocks run one after the other, in an order of the seed's choice too. Shared memory is poisoned before each. Tensors and
+// dynamic shared memory lie between inaccessible pages and inputs are read-only, so an access out of bounds stops the launch
+// with a message; with -fsanitize in trap mode a misaligned vector, a shift too far or an index beyond an array does the same.
+// So does a deadlock: threads that wait for each other in different places, a lane that shuffles outside its mask.
 //
-// Not here: several blocks at a time (no grid-wide waiting), textures, cooperative groups, asynchronous copies, inline PTX (a kernel
-// puts it behind #ifndef CUDA_HOST). __shared__ works in kernels and plain functions, not in templates.
+// Not here: several blocks at a time (no grid-wide waiting), textures, cooperative groups, asynchronous copies, inline PTX (a
+// kernel puts it behind #ifndef CUDA_HOST). __shared__ works in kernels and plain functions, not in templates. Two lanes that
+// read and write one word between the same two waits are seen only where their order matters to the result.
 #pragma once
 
 #include <setjmp.h>
@@ -180,8 +182,8 @@ V value(uint64_t from) {
   return v;
 }
 
-// The lane's own value where the source lies outside its segment of `width` lanes, or outside the mask (undefined on a GPU: there a
-// recognisable NaN or huge number here).
+// The lane's own value where the source lies outside its segment of `width` lanes. Outside the mask it is undefined on a GPU:
+// here a NaN or a huge number.
 template <class V>
 V shuffle(unsigned mask, V v, const char* what, int width, int from, bool inside) {
   if (width < 1 || width > 32 || (width & (width - 1))) fail("the width of a shuffle is a power of two");
@@ -491,9 +493,10 @@ inline void make_fibers(unsigned n) {
 
 inline void on_signal(int signal, siginfo_t* info, void*) {
   static char why[128];
-  snprintf(why, sizeof why, signal == SIGSEGV || signal == SIGBUS ? "access out of bounds, to a read-only input, or stack overflow (address %p)"
-                                                                 : "undefined behaviour: misaligned, overflow, shift or array index (at %p)",
-           info->si_addr);
+  const bool memory = signal == SIGSEGV || signal == SIGBUS;
+  const char* const what = memory ? "access out of bounds, to a read-only input, or stack overflow"
+                                  : "undefined behaviour: misaligned, overflow, shift or array index";
+  snprintf(why, sizeof why, "%s (at %p)", what, info->si_addr);
   fail(why);
 }
 
@@ -572,7 +575,8 @@ inline int run(const unsigned* grid, const unsigned* block, size_t shared, uint6
   sigaltstack(&old_stack, nullptr);
   if (!message[0] && !intact(dynamic)) snprintf(message, sizeof message, "a write outside the dynamic shared memory");
   for (size_t i = 0; i < buffers.size() && !message[0]; ++i)
-    if (buffers[i].data && !intact(buffers[i])) snprintf(message, sizeof message, "a write outside the tensor of argument %zu", i);
+    if (buffers[i].data && !intact(buffers[i]))
+      snprintf(message, sizeof message, "a write outside the tensor of argument %zu", i);
   munmap(dynamic.pages, dynamic.length);
   for (Fiber& f : fibers) munmap(f.stack, STACK + 4096);
   fibers.clear();
@@ -623,7 +627,8 @@ struct Launch {
   static inline void (*kernel)(P...);
   static inline std::tuple<P...> arguments;
 
-  static int run(void (*k)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values, const size_t* sizes) {
+  static int run(void (*k)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values,
+                 const size_t* sizes) {
     kernel = k;
     std::vector<Guarded> buffers(sizeof...(P));
     set(values, sizes, seed & 1, buffers, std::index_sequence_for<P...>{});
@@ -657,23 +662,24 @@ struct Launch {
 };
 
 template <class... P>
-int launch(void (*kernel)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values, const size_t* sizes) {
+int launch(void (*kernel)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values,
+           const size_t* sizes) {
   return Launch<P...>::run(kernel, grid, block, shared, seed, values, sizes);
 }
 
 }  // namespace cuda_host
 
 // After the source, which defines the half types; then CUDA_HOST_KERNEL for each of its kernels.
-#define CUDA_HOST_END                                                                    \
-  namespace cuda_host {                                                                  \
-  CUDA_HOST_POINTER(half_t)                                                              \
-  CUDA_HOST_POINTER(bfloat_t)                                                            \
-  }                                                                                      \
+#define CUDA_HOST_END       \
+  namespace cuda_host {     \
+  CUDA_HOST_POINTER(half_t) \
+  CUDA_HOST_POINTER(bfloat_t) \
+  }                         \
   extern "C" const char* cuda_host_message() { return cuda_host::message; }
 
-#define CUDA_HOST_KERNEL(name)                                                                                                \
-  extern "C" const char* cuda_host_signature_##name() { return cuda_host::signature(&name); }                                 \
-  extern "C" int cuda_host_launch_##name(const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values, \
-                                         const size_t* sizes) {                                                               \
-    return cuda_host::launch(&name, grid, block, shared, seed, values, sizes);                                                \
+#define CUDA_HOST_KERNEL(name)                                                                             \
+  extern "C" const char* cuda_host_signature_##name() { return cuda_host::signature(&name); }              \
+  extern "C" int cuda_host_launch_##name(const unsigned* grid, const unsigned* block, size_t shared,       \
+                                         uint64_t seed, void** values, const size_t* sizes) {              \
+    return cuda_host::launch(&name, grid, block, shared, seed, values, sizes);                             \
   }
