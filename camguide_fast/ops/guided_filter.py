@@ -16,6 +16,7 @@ define(
     "guided_filter(Tensor z, Tensor guide, int radius, float eps, bool adjoint) -> Tensor",
     reference=reference.guided_filter,
     fake=_fake,
+    kernel=("guided_filter", "cuda"),
 )
 
 
@@ -25,6 +26,8 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
+    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is S D^-1: the same kernel serves both
+    # ways.
     (guide,) = ctx.saved_tensors
     dz = torch.ops.camguide_fast.guided_filter(grad, guide, ctx.radius, ctx.eps, not ctx.adjoint)
     return dz, None, None, None, None
