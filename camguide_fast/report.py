@@ -1,6 +1,7 @@
-"""One page about a run, with pictures: `report.html`, complete in itself.
+"""One page about a run, with pictures: `report.html`, complete in itself. Or the superpixels of one image.
 
 python -m camguide_fast.report runs/x
+python -m camguide_fast.report --superpixels photo.jpg
 """
 
 from collections.abc import Callable, Iterable
@@ -12,12 +13,14 @@ from typing import Annotated, Any
 import tyro
 
 from .checkpoint import read_json, write_atomic
-from .cli import parse, run_cli
+from .cli import option, parse, run_cli
 from .contact_sheet import contact_sheet
 from .curves import last_epochs, loss_curves, read_metrics
+from .data import read_image
 from .errors import UserError
 from .pictures import inline
 from .results import Row, describe_fit, describe_mode, read_rows
+from .superpixel_picture import png, superpixel_picture
 
 _STYLE = """
 :root { --ink: #22303a; --soft: #66747e; --line: #e1e6ea; --ground: #f6f8f9; --mark: #1b6ca8; }
@@ -206,16 +209,41 @@ def _sheet(run_dir: Path, config: dict[str, Any] | _Note) -> str:
     return contact_sheet(run_dir / "masks", Path(config["data"]), order)
 
 
+def write_superpixels(image: Path, out: Path | None = None) -> Path:
+    """Draws superpixels and random walk of an image file to `out`, by default <image's name>_superpixels.png in the
+    current folder, and returns that path.
+
+    Raises:
+        UserError: an image that cannot be read, or a picture that cannot be written.
+    """
+    picture = superpixel_picture(read_image(image))
+    path = out or Path(f"{image.stem}_superpixels.png")
+    write_atomic(path, png(picture))
+    return path
+
+
 @dataclass(frozen=True)
 class Args:
-    """Write RUN_DIR/report.html: scores, masks, training curves and settings of a run on one page."""
+    """Write RUN_DIR/report.html, a run on one page; or draw superpixels and random walk of one image."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(metavar="RUN_DIR"), tyro.conf.Positional]
+    run_dir: Annotated[Path | None, option("[RUN_DIR]", "or --superpixels"), tyro.conf.Positional] = None
     """Folder of a run."""
+    superpixels: Annotated[Path | None, option("IMAGE", "default: a report of RUN_DIR")] = None
+    """An image; no run is needed."""
+    out: Annotated[Path | None, option("FILE", "default: <image's name>_superpixels.png here")] = None
+    """Where the picture of --superpixels goes, a PNG."""
 
 
 def main() -> None:
-    print(write_report(parse(Args, "report").run_dir))
+    args = parse(Args, "report")
+    if (args.run_dir is None) == (args.superpixels is None):
+        raise UserError("give the folder of a run, or --superpixels IMAGE" + (", not both" if args.run_dir else ""))
+    if args.superpixels:
+        print(write_superpixels(args.superpixels, args.out))
+    elif args.out:
+        raise UserError("--out goes with --superpixels; a run's page is written to RUN_DIR/report.html")
+    else:
+        print(write_report(args.run_dir))
 
 
 if __name__ == "__main__":

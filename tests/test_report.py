@@ -15,7 +15,8 @@ from camguide_fast.curves import last_epochs, loss_curves, read_metrics
 from camguide_fast.data import VOC_PALETTE, write_mask
 from camguide_fast.errors import UserError
 from camguide_fast.pictures import jpeg, overlay
-from camguide_fast.report import write_report
+from camguide_fast.report import write_report, write_superpixels
+from camguide_fast.superpixel_picture import superpixel_picture
 
 CLASSES = ("cat", "<b>&dog")
 
@@ -209,3 +210,59 @@ def test_overlay_and_jpeg():
     assert mixed[0, 0].tolist() == [100, 100, 100] and mixed[0, 1].tolist() == [114, 50, 50]
     assert mixed[1, 1].tolist() == [162, 162, 146]
     assert Image.open(io.BytesIO(jpeg(np.zeros((1, 900, 3), np.uint8), 100))).size == (100, 1)
+
+
+def command(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    report_module.run_cli(report_module.main)
+
+
+def test_superpixels_of_an_image(tmp_path, monkeypatch, capsys):
+    """A disc on flat ground: lines along its edge, and a spot that keeps to it."""
+    y, x = np.mgrid[:120, :160]
+    disc = (y - 60) ** 2 + (x - 80) ** 2 < 40**2
+    Image.fromarray(np.where(disc[..., None], np.uint8([200, 30, 30]), np.uint8([30, 90, 200]))).save(
+        tmp_path / "a.b.png"
+    )
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, "--superpixels", tmp_path / "a.b.png")
+    assert capsys.readouterr().out == "a.b_superpixels.png\n"
+    sheet = np.array(Image.open(tmp_path / "a.b_superpixels.png"))
+    height, width = 4 * 120, 4 * 160  # enlarged
+    assert sheet.shape == (2 * (height + 28) + 8, 2 * (width + 8) + 8, 3)
+    panel = {
+        (i, j): sheet[28 + i * (height + 28) :, 8 + j * (width + 8) :][:height, :width] for i in (0, 1) for j in (0, 1)
+    }
+    lines = (panel[0, 0] == (255, 220, 0)).all(2)
+    assert 0.02 < lines.mean() < 0.6
+    edge = disc[:, 1:] != disc[:, :-1]
+    assert lines[::4, 4::4][edge].all()
+    before, after = (np.ptp(panel[1, j].astype(int), 2)[::4, ::4] for j in (0, 1))  # grey has no range
+    assert before[~disc].mean() > 5 and after[disc].mean() > 100
+    assert after[~disc].mean() < 0.3 * before[~disc].mean()
+    assert np.abs(panel[0, 1][::4, ::4][disc].astype(int) - (200, 30, 30)).max() <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 700)])
+def test_superpixels_of_a_tiny_image(tmp_path, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert superpixel_picture(image).size[0] > 2 * size[1]
+    Image.fromarray(image).save(tmp_path / "x.png")
+    assert write_superpixels(tmp_path / "x.png", tmp_path / "new" / "y.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "give the folder of a run, or --superpixels IMAGE"),
+        (["run", "--superpixels", "a.png"], "not both"),
+        (["run", "--out", "a.png"], "--out goes with --superpixels"),
+        (["--superpixels", "none.png"], "none.png: not a readable image"),
+    ],
+)
+def test_superpixels_errors(monkeypatch, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        command(monkeypatch, *arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1

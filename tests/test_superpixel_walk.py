@@ -9,7 +9,7 @@ import torch
 from skimage.color import rgb2lab
 from skimage.segmentation import slic as skimage_slic
 
-from camguide_fast import ops
+from camguide_fast import ops, reference
 
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (119, 119, 119)
 
@@ -166,6 +166,86 @@ def test_batch_strides_and_float_image(natural):
     strided = (t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in (target, segments, image))
     assert torch.equal(ops.superpixel_random_walk(*strided), expected)
     assert torch.equal(ops.superpixel_random_walk(target, segments.int(), image.float() / 255), expected)
+
+
+SPREAD = [  # batch, maps, height, width, num_segments
+    (1, 1, 1, 1, 1),
+    (1, 2, 1, 40, 7),
+    (2, 3, 40, 1, 40),
+    (3, 7, 13, 29, 5),
+    (1, 64, 9, 11, 30),
+    (2, 21, 33, 47, 300),
+    (1, 15, 24, 24, 576),
+]
+
+
+def random_case(batch, maps, height, width, num_segments, dtype=torch.float32):
+    """Labels in patches and single pixels, with gaps, most of them not connected."""
+    coarse = torch.randint(0, num_segments, (batch, 1, -(-height // 4), -(-width // 4)))
+    segments = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, 0, :height, :width]
+    single = torch.rand(segments.shape) < 0.1
+    segments = torch.where(single, torch.randint(0, num_segments, segments.shape), segments).to(torch.int32)
+    return torch.rand(batch, maps, height, width).to(dtype), segments, torch.rand(batch, 3, height, width)
+
+
+@pytest.mark.parametrize("shape", SPREAD, ids=str)
+@pytest.mark.parametrize("squared", [False, True])
+def test_native_equals_twin(shape, squared):
+    target, segments, image = random_case(*shape)
+    sigma, n = 9.0, shape[-1]
+    twin = ops.SuperpixelGraph(segments, *reference.superpixel_graph(segments, image.double(), sigma, squared, n))
+    graph = ops.superpixel_graph(segments, image, sigma, squared, n)
+    for ours, theirs in zip(graph[:4], twin[:4], strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(graph.transition.double(), twin.transition, rtol=2e-5, atol=1e-6)
+    expected = reference.superpixel_random_walk(target.double(), *twin, 12)
+    out = ops.superpixel_random_walk(target, graph=graph)
+    assert (out - expected).abs().max() <= 1e-5 * expected.max()
+    fine = ops.superpixel_random_walk(target.double(), graph=twin)
+    torch.testing.assert_close(fine, expected, rtol=1e-12, atol=1e-12)
+    single = reference.superpixel_graph(segments, image, sigma, squared, n)
+    single_out = reference.superpixel_random_walk(target, segments, *single, 12)
+    assert (single_out - expected).abs().max() <= 1e-5 * expected.max()
+
+
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_native_equals_twin_in_every_dtype(dtype, image_dtype):
+    target, segments, image = random_case(2, 5, 19, 22, 30, dtype)
+    image = (image * 255).to(torch.uint8) if image_dtype == torch.uint8 else image.to(image_dtype)
+    graph = ops.superpixel_graph(segments, image, num_segments=30)
+    twin = reference.superpixel_graph(segments, image, 2.0, False, 30)
+    assert graph.transition.dtype == twin[3].dtype
+    torch.testing.assert_close(graph.transition, twin[3], rtol=1e-4, atol=1e-5)
+    out = ops.superpixel_random_walk(target, graph=graph)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, reference.superpixel_random_walk(target, segments, *twin, 12), rtol=1e-2, atol=1e-4)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_threads_do_not_matter(threads, batch):
+    target, segments, image = random_case(batch, 13, 150, 131, 90)
+    results = []
+    for n in (1, 2, 2, 3):
+        threads(n)
+        graph = ops.superpixel_graph(segments, image, num_segments=90)
+        results.append((*graph, ops.superpixel_random_walk(target, graph=graph)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_one_large_superpixel():
+    """A mean over 400,000 pixels keeps its digits."""
+    target = torch.rand(1, 2, 500, 800) + torch.tensor([0.0, 1e3]).view(1, 2, 1, 1)
+    out = ops.superpixel_random_walk(target, torch.zeros(1, 500, 800, dtype=torch.int32), torch.rand(1, 3, 500, 800))
+    torch.testing.assert_close(out[0, :, 0, 0].double(), target.double().mean((2, 3))[0], rtol=1e-7, atol=0)
 
 
 def test_opcheck_and_compile():

@@ -1,0 +1,69 @@
+// sRGB -> CIE Lab as camguide_fast/reference/_lab.py has it: the same operations in the same order, each rounded once, so the
+// same bits. Include it before all else: from here on no product is contracted into a fused multiply-add, and both sides of a
+// choice may be computed (which may raise a floating-point flag that nobody reads), without which no loop here is vectorised.
+#pragma once
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off", "no-trapping-math")
+#endif
+
+#include "simd.h"
+
+#include <bit>
+
+namespace camguide {
+
+// N-th root of x > 0: a guess from the bits of the fp32 value, then Halley.
+template <int N, class A>
+CAMGUIDE_INLINE A root(A x) {
+  constexpr int32_t one = 0x3F800000;
+  const float low = static_cast<float>(x);
+  const int32_t bits = std::bit_cast<int32_t>(low < 1e-6f ? 1e-6f : low);
+  A y = std::bit_cast<float>(bits / N + (one - one / N));
+  for (int i = 0; i < (sizeof(A) == 8 ? 3 : 2); ++i) {
+    A power = y * y * y;
+    if (N == 5) power = power * y * y;
+    constexpr A less = (N - 1) / 2, more = (N + 1) / 2;
+    y = y * (power * less + x * more) / (power * more + x * less);
+  }
+  return y;
+}
+
+// Undoes the gamma of sRGB, x in [0, 1].
+template <class A>
+CAMGUIDE_INLINE A linear(A x) {
+  const A v = (x + A(0.055)) * A(1 / 1.055);
+  const A square = v * v;
+  const A curved = square * root<5>(square), straight = x * A(1 / 12.92);
+  return x > A(0.04045) ? curved : straight;
+}
+
+template <class A>
+struct Lab {
+  A L, a, b;
+};
+
+template <class A>
+CAMGUIDE_INLINE A lab_curve(A t) {
+  const A curved = root<3>(t), straight = t * A(7.787) + A(16.0 / 116);
+  return t > A(0.008856) ? curved : straight;
+}
+
+// From linear RGB; white is D65, 2 degrees.
+template <class A>
+CAMGUIDE_INLINE Lab<A> lab(A r, A g, A b) {
+  const A x = lab_curve(r * A(0.412453 / 0.95047) + g * A(0.357580 / 0.95047) + b * A(0.180423 / 0.95047));
+  const A y = lab_curve(r * A(0.212671) + g * A(0.715160) + b * A(0.072169));
+  const A z = lab_curve(r * A(0.019334 / 1.08883) + g * A(0.119193 / 1.08883) + b * A(0.950227 / 1.08883));
+  return {y * A(116) - A(16), (x - y) * A(500), (y - z) * A(200)};
+}
+
+// To the nearest integer, ties to even, |x| < 2^23; without a call, so that it can be vectorised everywhere.
+CAMGUIDE_INLINE float round_even(float x) {
+  constexpr float shift = 8388608;
+  return x < 0 ? (x - shift) + shift : (x + shift) - shift;
+}
+
+}  // namespace camguide
