@@ -121,7 +121,14 @@ def target_nll_kernel(
 
 @triton.jit
 def finish_kernel(
-    sums_ptr, counts_ptr, loss_ptr, scale_ptr, programs, FACTOR: tl.constexpr, BALANCE: tl.constexpr, BLOCK: tl.constexpr
+    sums_ptr,
+    counts_ptr,
+    loss_ptr,
+    scale_ptr,
+    programs,
+    FACTOR: tl.constexpr,
+    BALANCE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     wide = loss_ptr.dtype.element_ty
     background = total(counts_ptr, programs, BLOCK)
