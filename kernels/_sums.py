@@ -1,7 +1,6 @@
 """Sums in two stages, always in the same order: each program of a loss writes what it summed up, and one small program
 adds that. No float atomics, so the same bits every time."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
