@@ -1,6 +1,7 @@
 """Eq. 30-34. For each map x of a present class, G its blur, gx and gy the Scharr slopes of G, all border-replicated:
 
-    M = |(gx, gy)|,  E = M / max M,  u = relu(E - (S + delta)) 1[S < tau],  L = (1/N) sum u^gamma + lambda u 1[E > tau_hard]
+    M = |(gx, gy)|,  E = M / max M,  u = relu(E - (S + delta)) 1[S < tau]
+    L = (1/N) sum u^gamma + lambda u 1[E > tau_hard],  N = sum 1[S < tau]
     g = (gamma u^(gamma-1) + lambda 1[E > tau_hard]) 1[u > 0] / max M,  dx = blur^T scharr^T (g gx / M, g gy / M) / N
 
 Each stencil needs what the one before made of its neighbours, and registers of a tile cannot be shifted: one kernel for
