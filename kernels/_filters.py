@@ -36,3 +36,9 @@ def scharr(blurred_ptr, y, x, h, w):
     i = tl.load(blurred_ptr + below + x, mask=inside, other=0)
     j = tl.load(blurred_ptr + below + right, mask=inside, other=0)
     return 3 * ((c - a) + (j - g)) + 10 * (f - d), 3 * ((g - a) + (j - c)) + 10 * (i - b)
+
+
+@triton.jit
+def largest(x):
+    """Of numbers >= 0; NaN if there is one."""
+    return tl.max(x, axis=0) + tl.sum(tl.where(x != x, x, 0), axis=0)

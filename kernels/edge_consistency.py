@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._filters import BLUR_5, clamp, scharr
+from ._filters import BLUR_5, clamp, largest, scharr
 from ._sums import mean
 from ._windows import invalid_in_window
 
@@ -36,12 +36,6 @@ def place(k, n, w, blocks, BLOCK: tl.constexpr):
     i = program % blocks * BLOCK + tl.arange(0, BLOCK)
     plane = (program // blocks).to(tl.int64)
     return plane, plane // k, i, i // w, i % w
-
-
-@triton.jit
-def largest(x):
-    """Of numbers >= 0; NaN if there is one."""
-    return tl.max(x, axis=0) + tl.sum(tl.where(x != x, x, 0), axis=0)
 
 
 @triton.jit
