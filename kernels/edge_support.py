@@ -1,12 +1,12 @@
-"""Image branch of section I.3: blur 9x9, Scharr norm, mean of the channels, dilation 3x3, adaptive average pooling, over
-the maximum (of the norms before dilation, which has the same maximum).
+"""Image branch of section I.3: blur 9x9, Scharr norm, mean of the channels, dilation 3x3, adaptive average pooling,
+over the maximum (of the norms before dilation, which has the same maximum).
 
 A program walks down a strip of PIX columns, one pixel a thread. From 11 loads a row and channel come the blurred values
-left of, at and right of the pixel, and from them a = (3, 10, 3) and b = (-1, 0, 1) of Scharr along the row; the last nine
-of both wait in registers for the vertical blur, and two blurred ones for Scharr down the columns. So 13 rows of state
-stand for two stencils, though registers of a tile cannot be shifted. What the dilation would need from its neighbours
-cannot be had that way: edges go through memory, and a second kernel dilates, pools and divides by the maximum, which no
-earlier kernel knows.
+left of, at and right of the pixel, and from them a = (3, 10, 3) and b = (-1, 0, 1) of Scharr along the row; the last
+nine of both wait in registers for the vertical blur, and two blurred ones for Scharr down the columns. So the state of
+the walk stands for two stencils, though registers of a tile cannot be shifted. What the dilation would need from its
+neighbours cannot be had that way: edges go through memory, and a second kernel dilates, pools and divides by the
+maximum, which is not known before.
 
 Floor at 32x3x512x512 uint8 -> 128x128: 27.3 MB. Here: the edges (fp32) written and read as well, 94 MB, 3.5 times the
 floor. Arithmetic: some 115 instructions a pixel and channel, 74/64 of it for the rows between bands, 3.4 G in all: on a

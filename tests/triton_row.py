@@ -4,10 +4,11 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CAPABILITIES = (80, 89, 90, 120)
@@ -51,10 +52,27 @@ def compile_instead() -> None:
     triton.JITFunction.run = run
 
 
-def type_name(x: torch.Tensor | int) -> str:
+def type_name(x: Tensor | int) -> str:
     if isinstance(x, int):
         return "i32" if -(2**31) <= x < 2**31 else "i64"
     short = {"float": "fp", "bfloat": "bf", "uint": "u", "int": "i"}
     name = str(x.dtype).removeprefix("torch.")
     letters = name.rstrip("0123456789")
     return f"*{short[letters]}{name[len(letters) :]}"
+
+
+def graph_equals_eager(step: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> None:
+    """On a side stream, and replayed from a CUDA graph with other input, `step` gives the bits it gives eagerly."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    expected = step(x)
+    with torch.cuda.stream(side):
+        on_the_side = step(x)  # compiles the kernels before the capture, too
+    torch.cuda.current_stream().wait_stream(side)
+    assert all(torch.equal(a, b) for a, b in zip(on_the_side, expected, strict=True))
+    graph, held = torch.cuda.CUDAGraph(), torch.zeros_like(x)
+    with torch.cuda.graph(graph):
+        replayed = step(held)
+    held.copy_(x)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(replayed, expected, strict=True))
