@@ -9,9 +9,10 @@ neighbours cannot be had that way: edges go through memory, and a second kernel 
 maximum, which is not known before.
 
 Floor at 32x3x512x512 uint8 -> 128x128: 27.3 MB. Here: the edges (fp32) written and read as well, 94 MB, 3.5 times the
-floor. Arithmetic: some 115 instructions a pixel and channel, 74/64 of it for the rows between bands, 3.4 G in all: on a
-GPU with 40 operations a byte of bandwidth as long as the memory takes, on one with 14 several times the floor. The
-expectation is 4 to 6 times the floor where the L2 cache does not hold the edges. Accumulated in fp32 (fp64 for fp64).
+floor. Arithmetic: some 150 instructions a pixel and channel, 74/64 of it for the rows between bands, 4.4 G in all: on a
+GPU that does 40 operations in the time of a byte about as long as that memory traffic takes. The expectation is 5 to 7
+times the floor there, and more where memory is faster: shared memory is what this op wants. Accumulated in fp32 (fp64
+for fp64).
 """
 
 import torch
@@ -34,10 +35,7 @@ def slopes_along_row(row_ptr, x, w, wide: tl.constexpr):
     centre = left
     right = left
     for o in tl.static_range(-5, 6):
-        value = tl.load(row_ptr + clamp(x + o, w))
-        if row_ptr.dtype.element_ty == tl.uint8:
-            value = value.to(tl.int32)
-        value = value.to(wide)
+        value = tl.load(row_ptr + clamp(x + o, w)).to(wide)
         if o <= 3:
             left += BLUR_9[o + 1 if o + 1 > 0 else -o - 1] * value
         if (o >= -4) & (o <= 4):
