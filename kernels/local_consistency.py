@@ -11,9 +11,9 @@ the row that enters and lose, computed anew and thus the same bits, the row that
 than to store it. One warp a program: a thread then holds all classes of its pixel, and sums over them stay in it.
 
 Floor at 32x20x128x128, fp32: f and its gradient once, 83.9 MB. Loads of the 7x7 window: (7 * 7 + 15 * 14) / 16 + 1 = 17
-a number instead of 49, 0.7 GB through L1; some 10 instructions with each, on 32 (of 20) classes, 2.9 G: about as long as
-the memory takes on a GPU that does 40 operations in the time of a byte, so up to twice the floor is expected there. fp16
-halves the floor and nothing else. Everything between load and store is fp32 (fp64 for fp64).
+a number instead of 49, 0.7 GB through L1; some 10 instructions with each, on 32 (of 20) classes, 2.9 G: about as long
+as the memory takes on a GPU that does 40 operations in the time of a byte, so up to twice the floor is expected there.
+fp16 halves the floor and nothing else. Everything between load and store is fp32 (fp64 for fp64).
 """
 
 import torch
