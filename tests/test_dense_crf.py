@@ -13,6 +13,7 @@ from camguide_fast.reference import _permutohedral as permutohedral
 twin = importlib.import_module("camguide_fast.reference.dense_crf")  # the package gives its name to the function
 
 GAUSSIAN, BILATERAL = (3.0, 3.0), (50.0, 5.0, 10.0)
+FLAT = ([3.0, 3.0, 3.0], [50.0, 50.0, 5.0, 5.0, 5.0, 10.0])  # the same, as the op and the twin take them
 
 
 def case(shape, labels=3, dtype=torch.float64, batch=1):
@@ -89,7 +90,7 @@ def test_equals_pydensecrf_when_small(shape, labels, brightest):
 def test_as_close_to_the_exact_filter_as_pydensecrf():
     n, sxy, srgb = 24, 8.0, 30.0
     prob, image = case((n, n), labels=2)
-    features = twin._bilateral_features(image[0], sxy, srgb)
+    features = twin._bilateral_features(image[0], [sxy, sxy, srgb, srgb, srgb])
     kernel = torch.exp(-(torch.cdist(features.double(), features.double()) ** 2) / 2)
     kernel = kernel / (kernel.sum(0) * kernel.sum(1)[:, None]).sqrt()
     exact = kernel @ prob[0].flatten(1).T
@@ -112,7 +113,7 @@ def test_precision(dtype, bound):
     prob = prob.to(dtype).double()
     out = ops.dense_crf(prob.to(dtype), image)
     assert out.dtype == dtype
-    exact = reference.dense_crf(prob, image, 5, list(GAUSSIAN), list(BILATERAL), None)
+    exact = reference.dense_crf(prob, image, 5, *FLAT, None)
     assert (out.double() - exact).abs().max() <= bound
     assert ops.dense_crf(prob, image).dtype == torch.float64
 
@@ -121,8 +122,8 @@ def test_is_the_mean_field_of_its_kernels():
     """Against dense matrices made of the filter's own columns: self term, Potts, order of the steps."""
     prob, image = case((6, 5))
     eye = torch.eye(30, dtype=torch.float64)
-    near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, torch.float64, prob.device), eye)
-    alike = permutohedral.blur(permutohedral.build(twin._bilateral_features(image[0], 50.0, 5.0), torch.float64), eye)
+    near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, 3.0, torch.float64, prob.device), eye)
+    alike = permutohedral.blur(permutohedral.build(twin._bilateral_features(image[0], FLAT[1][:5]), torch.float64), eye)
     assert near.diagonal().min() > 0 and alike.diagonal().min() > 0
     p = prob[0].flatten(1).clamp(1e-5, 1)
     q = p / p.sum(0)
@@ -178,12 +179,12 @@ def test_nan_spreads_where_values_are_not_checked():
     image = image.double() / 255
     for wrong in (torch.nan, torch.inf):
         image[0, 0, 1, 1] = wrong
-        assert reference.dense_crf(prob, image, 1, list(GAUSSIAN), list(BILATERAL), None)[0, :, 1, 1].isnan().all()
+        assert reference.dense_crf(prob, image, 1, *FLAT, None)[0, :, 1, 1].isnan().all()
 
 
 def test_opcheck_and_compile():
     prob, image = case((5, 6), dtype=torch.float32)
-    settings = (5, list(GAUSSIAN), list(BILATERAL))
+    settings = (5, *FLAT)
     torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (prob, image, *settings, None))
     torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (None, image, *settings, -torch.log(prob)))
     labels = prob.argmax(1)
@@ -226,7 +227,7 @@ def test_labels_of_few_kinds():
     torch.testing.assert_close(ops.dense_crf_labels(labels, image, 5, iterations=0)[1], labels[1])
     outside = torch.where(labels == 4, 9, labels)  # where values are not looked at, a label out of range counts as 255
     assert (
-        reference.dense_crf_labels(outside, image, 5, 0.7, 1, list(GAUSSIAN), list(BILATERAL))[0] == outside[0]
+        reference.dense_crf_labels(outside, image, 5, 0.7, 1, *FLAT)[0] == outside[0]
     ).all()
 
 
