@@ -34,20 +34,27 @@ template <class A>
 struct Lattice {
   Tiles tiles;
   int corners;                   // D = d + 1 in d dimensions
-  Buffer<uint16_t> corner;       // [tiles, pixels, D]: which of its tile's vertices a pixel touches
+  Buffer<uint16_t> corner;       // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
   Buffer<A> weight;              // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
   std::vector<int64_t> begin;    // [tiles + 1]: where a tile's rows begin among all, G in number
   Buffer<uint32_t> vertex;       // [G]: the vertex that a row of a tile belongs to
   int64_t vertices = 0;          // M
   Buffer<uint32_t> first_copy;   // [M + 1]: where a vertex begins in `copy`
-  Buffer<uint32_t> copy;         // [G]: the rows that belong to each vertex in turn, ascending
-  std::vector<std::vector<uint32_t>> lines[6];  // for each axis: 2 vertex + (whether the next vertex follows it on the line)
+  Buffer<uint32_t> copy;         // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
+  std::vector<std::vector<uint32_t>> lines[6];  // for each axis: 2 vertex + (whether the next one follows it on its line)
 
   Lattice(const Tiles& tiles, int corners)
       : tiles(tiles), corners(corners), corner(tiles.count * Tiles::pixels * corners), weight(corner.size()) {}
 
   int64_t rows() const { return begin.back(); }
 };
+
+// A corner is kept times 4, so that it takes no arithmetic to find its row: processors scale by 8 at most.
+template <class R>
+CAMGUIDE_INLINE R& row_of(R* rows, uint16_t corner) {
+  using Byte = std::conditional_t<std::is_const_v<R>, const char, char>;
+  return *reinterpret_cast<R*>(reinterpret_cast<Byte*>(rows) + corner * (sizeof(R) / 4));
+}
 
 // rows[corner] += weight * value(pixel), for the pixels of a tile.
 template <int D, class A, class R, class F>
@@ -59,7 +66,7 @@ CAMGUIDE_INLINE void splat(const Lattice<A>& l, int64_t tile, R* rows, const F& 
   const A* weight = &l.weight[tile * Tiles::pixels * D];
   for (int64_t p = 0; p < n; ++p, corner += D, weight += D) {
     const R x = value(p);
-    for (int k = 0; k < D; ++k) own[corner[k]] += weight[k] * x;
+    for (int k = 0; k < D; ++k) row_of(own, corner[k]) += weight[k] * x;
   }
 }
 
@@ -73,20 +80,21 @@ CAMGUIDE_INLINE void slice(const Lattice<A>& l, int64_t tile, const R* at, A fac
   const uint16_t* corner = &l.corner[tile * Tiles::pixels * D];
   const A* weight = &l.weight[tile * Tiles::pixels * D];
   for (int64_t p = 0; p < n; ++p, corner += D, weight += D) {
-    R sum = weight[0] * own[corner[0]];
-    for (int k = 1; k < D; ++k) sum += weight[k] * own[corner[k]];
+    R sum = weight[0] * row_of(own, corner[0]);
+    for (int k = 1; k < D; ++k) sum += weight[k] * row_of(own, corner[k]);
     out(p, sum);
   }
 }
 
 template <class A, int W>
 CAMGUIDE_MULTIVERSION void merge_rows(const Lattice<A>& l, const Row<A, W>* rows, Row<A, W>* at, int64_t begin, int64_t end) {
-  for (int64_t v = begin; v < end; ++v) {
-    uint32_t i = l.first_copy[v];
-    const uint32_t stop = l.first_copy[v + 1];
-    Row<A, W> sum = {};
-    for (; i < stop; ++i) sum += rows[l.copy[i]];
-    at[v] = sum;
+  Row<A, W> sum = {};
+  for (uint32_t i = l.first_copy[begin], stop = l.first_copy[end]; i < stop; ++i) {  // no branch: few vertices have many copies
+    const uint32_t entry = l.copy[i];
+    const bool goes_on = entry & 1;
+    at[begin] = sum += rows[entry >> 1];
+    sum = RowOf<A, W>::keep(sum, goes_on);
+    begin += !goes_on;
   }
 }
 

@@ -77,65 +77,88 @@ CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<A>& l, 
     int64_t back[8];  // by rank
     for (int i = 0; i < D; ++i) back[(ranks >> (3 * i)) & 7] = around[i];
     for (int k = 0; k < D; ++k) {
-      corner[k] = work.vertices.number(key);
+      corner[k] = 4 * work.vertices.number(key);
       key += per_remainder - back[d - k];
     }
   }
   return work.vertices.keys();
 }
 
-// key -> the first of the tiles' rows that has it. Threads own shares of the keys, so that none waits for another.
+// Keys of vertices -> numbers. Threads own shares of the keys, so that none waits for another.
 class VertexTable {
  public:
-  explicit VertexTable(const Buffer<int64_t>& keys)
-      : keys_(keys.get()), shares_(torch::stable::get_num_threads()), first(keys.size()) {
-    for_each(shares_.size(), [&](int64_t share) { fill(share, keys.size()); });
+  // `keys` of the tiles' rows; first[g] is the first row with the key of row g.
+  VertexTable(const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) : shares_(torch::stable::get_num_threads()) {
+    for_each(shares_.size(), [&](int64_t share) { fill(share, keys, first); });
   }
+
+  // From here on the table gives vertex[row] in place of the row.
+  void number(const Buffer<uint32_t>& vertex) {
+    for_each(shares_.size(), [&](int64_t share) {
+      for (Slot& slot : shares_[share]) slot.number = slot.number == none ? none : vertex[slot.number];
+    });
+  }
+
+  static constexpr uint32_t none = ~0u;
 
   CAMGUIDE_INLINE void prefetch(uint64_t mixed) const {
     const auto& slots = shares_[share_of(mixed)];
     __builtin_prefetch(&slots[mixed & (slots.size() - 1)]);
   }
-  // The row, or -1.
-  CAMGUIDE_INLINE int64_t find(int64_t key, uint64_t mixed) const {
+  CAMGUIDE_INLINE uint32_t find(int64_t key, uint64_t mixed) const {
     const auto& slots = shares_[share_of(mixed)];
-    for (uint64_t i = mixed;; ++i) {
-      const int64_t row = int64_t(slots[i & (slots.size() - 1)]) - 1;
-      if (row < 0 || keys_[row] == key) return row;
-    }
+    const uint64_t mask = slots.size() - 1;
+    uint64_t i = mixed & mask;
+    while ((slots[i].key != key) & (slots[i].number != none)) i = (i + 1) & mask;
+    return slots[i].number;  // a free slot's is `none`
   }
 
  private:
+  struct Slot {
+    int64_t key = -1;  // of no vertex
+    uint32_t number = none;
+  };
+
   CAMGUIDE_INLINE uint64_t share_of(uint64_t mixed) const { return (mixed >> 32) * shares_.size() >> 32; }
 
-  void fill(uint64_t share, int64_t n) {
-    int64_t own = 0;
-    for (int64_t g = 0; g < n; ++g) own += share_of(mix(keys_[g])) == share;
-    std::vector<uint32_t>& slots = shares_[share];
-    slots.resize(std::bit_ceil<uint64_t>(own + own / 2 + 1));  // 0 is free; never full
+  void fill(uint64_t share, const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) {
+    const int64_t n = keys.size();
+    std::vector<Slot>& slots = shares_[share];
+    slots.resize(256);
+    int64_t used = 0;
     constexpr int64_t ahead = 16;
     for (int64_t g = 0; g < n; ++g) {
-      if (const uint64_t soon = g + ahead < n ? mix(keys_[g + ahead]) : 0; share_of(soon) == share) {
-        __builtin_prefetch(&slots[soon & (slots.size() - 1)]);
+      const uint64_t mixed = mix(keys[g]);
+      if (g + ahead < n) {
+        if (const uint64_t soon = mix(keys[g + ahead]); share_of(soon) == share) prefetch(soon);
       }
-      const uint64_t mixed = mix(keys_[g]);
       if (share_of(mixed) != share) continue;
-      for (uint64_t i = mixed;; ++i) {
-        uint32_t& slot = slots[i & (slots.size() - 1)];
-        if (slot == 0) slot = static_cast<uint32_t>(g + 1);
-        if (keys_[slot - 1] == keys_[g]) {
-          first[g] = slot - 1;
-          break;
-        }
+      const uint64_t mask = slots.size() - 1;
+      uint64_t i = mixed & mask;
+      while ((slots[i].key != keys[g]) & (slots[i].number != none)) i = (i + 1) & mask;
+      if (slots[i].number == none) {
+        slots[i] = {keys[g], static_cast<uint32_t>(g)};
+        first[g] = static_cast<uint32_t>(g);
+        if (2 * ++used > static_cast<int64_t>(slots.size())) grow(slots);
+      } else {
+        first[g] = slots[i].number;
       }
     }
   }
 
-  const int64_t* keys_;
-  std::vector<std::vector<uint32_t>> shares_;  // row + 1
+  static void grow(std::vector<Slot>& slots) {
+    std::vector<Slot> larger(4 * slots.size());
+    const uint64_t mask = larger.size() - 1;
+    for (const Slot& slot : slots) {
+      if (slot.number == none) continue;
+      uint64_t i = mix(slot.key) & mask;
+      while (larger[i].number != none) i = (i + 1) & mask;
+      larger[i] = slot;
+    }
+    slots.swap(larger);
+  }
 
- public:
-  Buffer<uint32_t> first;  // [G]: the first row with the same key
+  std::vector<std::vector<Slot>> shares_;
 };
 
 // Lays out the lines of each axis: chains of neighbours, found from the vertex where they begin.
@@ -143,11 +166,11 @@ template <class A, int d>
 void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& table, const Buffer<int64_t>& keys) {
   constexpr int D = d + 1;
   constexpr int64_t block = 1024;
-  constexpr uint32_t none = ~0u;
+  constexpr uint32_t none = VertexTable::none;
   const int64_t m = l.vertices;
   const Buffer<uint32_t> next(D * m);
-  const Buffer<uint8_t> follows(D * m);  // whether a vertex is the next of another
-  std::fill_n(follows.get(), D * m, 0);
+  const Buffer<uint8_t> follows(D * (m + 1));  // whether a vertex is the next of another; one more where there is none
+  std::fill_n(follows.get(), follows.size(), 0);
   int64_t step[D];
   for (int axis = 0; axis < D; ++axis) step[axis] = e.step(axis);
   for_each_block(m, block, [&](int64_t begin, int64_t end) {
@@ -160,9 +183,9 @@ void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& tabl
       }
       for (int64_t i = 0; i < n; ++i) {
         for (int axis = 0; axis < D; ++axis) {
-          const int64_t row = table.find(keys[v + i] + step[axis], mixed[i][axis]);
-          next[axis * m + v + i] = row < 0 ? none : l.vertex[row];
-          if (row >= 0) std::atomic_ref(follows[axis * m + l.vertex[row]]).store(1, std::memory_order_relaxed);
+          const uint32_t found = table.find(keys[v + i] + step[axis], mixed[i][axis]);
+          next[axis * m + v + i] = found;
+          std::atomic_ref(follows[axis * (m + 1) + std::min<int64_t>(found, m)]).store(1, std::memory_order_relaxed);
         }
       }
     }
@@ -173,7 +196,7 @@ void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& tabl
     const int64_t axis = i / blocks, begin = i % blocks * 4 * block;
     std::vector<uint32_t>& line = l.lines[axis][i % blocks];
     for (int64_t head = begin; head < std::min(m, begin + 4 * block); ++head) {
-      if (follows[axis * m + head] || next[axis * m + head] == none) continue;
+      if (follows[axis * (m + 1) + head] || next[axis * m + head] == none) continue;
       for (uint32_t v = static_cast<uint32_t>(head); v != none;) {
         const uint32_t after = next[axis * m + v];
         line.push_back(2 * v + (after != none));
@@ -213,17 +236,18 @@ std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const floa
   const Buffer<int64_t> keys(rows);
   for_each(tiles.count, [&](int64_t t) { std::copy(tile_keys[t].begin(), tile_keys[t].end(), &keys[l->begin[t]]); });
 
-  const VertexTable table(keys);
+  const Buffer<uint32_t> first(rows);
+  VertexTable table(keys, first);
   l->vertex = Buffer<uint32_t>(rows);
   std::vector<uint32_t> copies;
   const Buffer<int64_t> vertex_keys(rows);
   for (int64_t g = 0; g < rows; ++g) {  // numbered as the tiles touch them
-    if (table.first[g] == g) {
+    if (first[g] == g) {
       l->vertex[g] = static_cast<uint32_t>(copies.size());
       vertex_keys[copies.size()] = keys[g];
       copies.push_back(0);
     } else {
-      l->vertex[g] = l->vertex[table.first[g]];
+      l->vertex[g] = l->vertex[first[g]];
     }
     ++copies[l->vertex[g]];
   }
@@ -237,8 +261,12 @@ std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const floa
     copies[v] = l->first_copy[v];
   }
   l->first_copy[l->vertices] = sum;
-  for (int64_t g = 0; g < rows; ++g) l->copy[copies[l->vertex[g]]++] = static_cast<uint32_t>(g);
+  for (int64_t g = 0; g < rows; ++g) {
+    const uint32_t v = l->vertex[g], i = copies[v]++;
+    l->copy[i] = static_cast<uint32_t>(2 * g) + (i + 1 < l->first_copy[v + 1]);
+  }
 
+  table.number(l->vertex);
   lay_out_lines<A, d>(*l, e, table, vertex_keys);
   normalize(*l);
   return l;

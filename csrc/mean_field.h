@@ -61,6 +61,7 @@ class MeanField {
   }
 
   void run(int64_t iterations) {
+    if (fields_.empty()) iterations = 0;  // nothing pulls at Q
     for_each(tiles_.count, [&](int64_t tile) {
       start(*this, tile);
       if (iterations > 0) splat_chunk(*this, tile, 0);
@@ -132,13 +133,18 @@ class MeanField {
   CAMGUIDE_MULTIVERSION static void slice_chunk(const MeanField& m, int64_t tile, int64_t chunk) {
     const Row* const u = m.unary(tile, chunk);
     Row* const q = m.q(tile, chunk);
-    for (int64_t p = 0, n = m.tiles_.size(tile); p < n; ++p) q[p] = -u[p];
-    const auto add = [q](int64_t p, Row x) { q[p] += x; };
-    for (const Field& f : m.fields_) {
+    const auto slice_all = [&](const Field& f, const auto& out) {
       if (f.lattice.corners == 3) {
-        slice<3>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), add);
+        slice<3>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), out);
       } else {
-        slice<6>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), add);
+        slice<6>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), out);
+      }
+    };
+    for (size_t i = 0; i < m.fields_.size(); ++i) {
+      if (i == 0) {
+        slice_all(m.fields_[i], [q, u](int64_t p, Row x) { q[p] = x - u[p]; });
+      } else {
+        slice_all(m.fields_[i], [q](int64_t p, Row x) { q[p] += x; });
       }
     }
   }

@@ -89,7 +89,7 @@ def dense_crf(
         if needs_grad(x):
             raise ValueError(f"{what} requires grad, but dense_crf has no gradient; pass {what}.detach()")
     check.finite(name, given)
-    if prob is not None and check.values(prob) and (prob < 0).any():
+    if prob is not None and check.values(prob) and prob.min() < 0:
         raise ValueError(f"prob must be >= 0, got a minimum of {prob.min().item():g}")
     return torch.ops.camguide_fast.dense_crf(prob, image, iterations, *terms, unary)
 
