@@ -113,13 +113,13 @@ def test_equals_the_twin(shape, labels):
     torch.testing.assert_close(crf("op", prob, image), crf("twin", prob, image), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("bilateral", [(50.0, 1.0, 10.0), (3.0, 2.0, 5.0), (1e4, 1e4, 10.0), (0.5, 300.0, 3.0)], ids=str)
+@pytest.mark.parametrize("bilateral", [(50.0, 1.0, 10.0), (3.0, 2.0, 5.0), (1e4, 1e4, 9.0), (0.5, 300.0, 3.0)], ids=str)
 @pytest.mark.parametrize("gaussian", [(0.3, 2.0), (200.0, 1.0)], ids=str)
 def test_any_size_of_lattice(gaussian, bilateral):
     """From one simplex for all pixels to vertices for each pixel alone."""
-    prob, image = torch.rand(1, 2, 50, 70, dtype=torch.float64), torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8)
-    settings = (2, gaussian, bilateral)
-    torch.testing.assert_close(crf("op", prob, image, *settings), crf("twin", prob, image, *settings), rtol=1e-9, atol=1e-12)
+    prob, image = torch.rand(1, 2, 50, 70, dtype=torch.float64), torch.randint(256, (1, 3, 50, 70)).to(torch.uint8)
+    ours, expected = (crf(row, prob, image, 2, gaussian, bilateral) for row in ("op", "twin"))
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_several_terms():
@@ -202,7 +202,8 @@ def test_is_the_mean_field_of_its_kernels():
     prob, image = case((6, 5))
     eye = torch.eye(30, dtype=torch.float64)
     near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, 3.0, torch.float64, prob.device), eye)
-    alike = permutohedral.blur(permutohedral.build(twin._bilateral_features(image[0], flat(GAUSSIAN, BILATERAL)[1][:5]), torch.float64), eye)
+    features = twin._bilateral_features(image[0], flat(GAUSSIAN, BILATERAL)[1][:5])
+    alike = permutohedral.blur(permutohedral.build(features, torch.float64), eye)
     assert near.diagonal().min() > 0 and alike.diagonal().min() > 0
     p = prob[0].flatten(1).clamp(1e-5, 1)
     q = p / p.sum(0)
@@ -240,7 +241,8 @@ def test_forms_of_input():
 def test_same_bits_with_any_number_of_threads_and_under_autocast(labels):
     prob, image = case((75, 140), labels, torch.float32)
     given = prob.argmax(1)
-    threads, expected, refined = torch.get_num_threads(), ops.dense_crf(prob, image), ops.dense_crf_labels(given, image, labels)
+    threads = torch.get_num_threads()
+    expected, refined = ops.dense_crf(prob, image), ops.dense_crf_labels(given, image, labels)
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
@@ -321,9 +323,7 @@ def test_labels_of_few_kinds():
     assert set(out[1].unique().tolist()) <= {0, 1}
     torch.testing.assert_close(ops.dense_crf_labels(labels, image, 5, iterations=0)[1], labels[1])
     outside = torch.where(labels == 4, 9, labels)  # where values are not looked at, a label out of range counts as 255
-    assert (
-        reference.dense_crf_labels(outside, image, 5, 0.7, 1, *flat(GAUSSIAN, BILATERAL))[0] == outside[0]
-    ).all()
+    assert (reference.dense_crf_labels(outside, image, 5, 0.7, 1, *flat(GAUSSIAN, BILATERAL))[0] == outside[0]).all()
 
 
 def test_many_labels():
@@ -354,7 +354,7 @@ def test_many_labels():
         (dict(bilateral=(50.0, -5.0, 10.0)), "srgb of bilateral must be a number > 0"),
         (dict(bilateral=(50.0, 5.0, torch.inf)), "weight of bilateral must be finite"),
         (dict(bilateral=5.0), r"bilateral must be \(sxy, srgb, weight\)"),
-        (dict(bilateral=[(50.0, 5.0, 10.0), (50.0, 5.0)]), r"bilateral must be \(sxy, srgb, weight\), got \(50.0, 5.0\)"),
+        (dict(bilateral=[(50.0, 5.0, 10.0), (50.0, 5.0)]), r"bilateral must be .* got \(50.0, 5.0\)"),
         (dict(bilateral=(50.0, (5.0, 5.0), 10.0)), "srgb of bilateral must be a number or 3 numbers"),
         (dict(gaussian=((3.0, 0.0), 3.0)), "sxy of gaussian must be a number > 0"),
         (dict(gaussian=((3.0, torch.inf), 3.0)), "sxy of gaussian must be finite"),

@@ -58,10 +58,10 @@ def dense_crf(
             (`unary_from_softmax`). None where `unary` is given.
         image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1] (times 255 inside); not the normalised one.
         iterations: >= 0; 0 gives softmax(-U).
-        gaussian: (sxy > 0 in pixels, weight >= 0); sxy may be a pair (sx, sy). A list of such terms, or an empty one, is
-            taken too.
-        bilateral: (sxy > 0 in pixels, srgb > 0 in colour steps of 0-255, weight >= 0); srgb may be one number a channel.
-            A list as above.
+        gaussian: (sxy > 0 in pixels, weight >= 0); sxy may be a pair (sx, sy). A list, also an empty one, gives the
+            number of terms.
+        bilateral: (sxy > 0 in pixels, srgb > 0 in colour steps of 0-255, weight >= 0); srgb may be a number for each
+            channel. A list as above.
         unary: energies U [B, L, H, W] in place of `prob`.
 
     Returns:
@@ -76,8 +76,8 @@ def dense_crf(
     MEMORY_PLACEHOLDER
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; sigmas too
-            small for fp32 positions and 64-bit vertex numbers; on CPU also negative, NaN or infinite values.
+        ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; sigmas
+            too small for fp32 positions and 64-bit vertex numbers; on CPU also negative, NaN or infinite values.
     """
     if (prob is None) == (unary is None):
         raise ValueError(f"exactly one of prob and unary must be given, got {'neither' if prob is None else 'both'}")
@@ -147,8 +147,8 @@ def crf_settings(use: str, scale: float = 1.0) -> dict:
     """The settings that weakly supervised segmentation uses, as arguments of `dense_crf` or `dense_crf_labels`.
 
     Args:
-        use: "labels": label maps with `dense_crf_labels`, as irn, Puzzle-CAM and ToCo; "softmax": probabilities, as psa,
-            SEAM and Puzzle-CAM; "clip_es": probabilities, as CLIP-ES. Ten iterations each.
+        use: "labels": label maps with `dense_crf_labels`, as irn, Puzzle-CAM and ToCo; "softmax": probabilities, as
+            psa, SEAM and Puzzle-CAM; "clip_es": probabilities, as CLIP-ES. Ten iterations each.
         scale: how many times smaller than the picture the maps are; distances in pixels are divided by it.
     """
     if use not in _SETTINGS:
@@ -173,7 +173,7 @@ def _check(
     gaussian: Gaussian | list[Gaussian],
     bilateral: Bilateral | list[Bilateral],
 ) -> tuple[list[float], list[float]]:
-    """Also returns the terms as the op takes them: (sx, sy, weight) and (sx, sy, sr, sg, sb, weight) one after another."""
+    """Also returns the terms as the op takes them: (sx, sy, weight) and (sx, sy, sr, sg, sb, weight), end to end."""
     check.image("image", image)
     check.shape("image", image, (x.shape[0], 3, *x.shape[-2:]), name)
     check.finite("image", image)
@@ -189,37 +189,39 @@ def _terms(name: str, given: object, sigmas: dict[str, int], extent: tuple[int, 
     wanted = ", ".join([*sigmas, "weight"])
     if not isinstance(given, (tuple, list)):
         raise ValueError(f"{name} must be ({wanted}), got {given!r}")
-    several = all(isinstance(term, (tuple, list)) for term in given)
     flat = []
-    for term in given if several else [given]:
+    for term in given if all(isinstance(term, (tuple, list)) for term in given) else [given]:
         if len(term) != len(sigmas) + 1:
             raise ValueError(f"{name} must be ({wanted}), got {term!r}")
         values = []
-        for (part, count), value in zip(sigmas.items(), term, strict=False):
+        for (part, count), value in zip(sigmas.items(), term[:-1], strict=True):
             each = value if isinstance(value, (tuple, list)) else [value] * count
             if len(each) != count:
                 raise ValueError(f"{part} of {name} must be a number or {count} numbers, got {value!r}")
-            for one in each:
-                check.number(f"{part} of {name}", one, 0, strict=True)
+            for sigma in each:
+                _check_number(f"{part} of {name}", sigma, strict=True)
             values += each
-        check.number(f"weight of {name}", term[-1], 0)
-        for part, value in zip([p for p, count in sigmas.items() for _ in range(count)] + ["weight"], [*values, term[-1]], strict=True):
-            if math.isinf(value):
-                raise ValueError(f"{part} of {name} must be finite, got {value!r}")
         _check_fineness(name, [size / sigma for size, sigma in zip(extent, values, strict=True)])
+        _check_number(f"weight of {name}", term[-1], strict=False)
         flat += [*values, term[-1]]
     return [float(value) for value in flat]
 
 
+def _check_number(name: str, x: object, *, strict: bool) -> None:
+    check.number(name, x, 0, strict=strict)
+    if math.isinf(x):
+        raise ValueError(f"{name} must be finite, got {x!r}")
+
+
 def _check_fineness(name: str, extent: list[float]) -> None:
-    """A lattice has its vertices numbered with 64 bits and placed in fp32: neither may overflow within `extent`."""
+    """A lattice has its vertices placed in fp32 and numbered with 64 bits: `extent` must fit in both."""
     d = len(extent)
     low, high = [0.0] * (d + 1), [0.0] * (d + 1)
     for j, size in enumerate(extent, 1):  # as the positions on the lattice: reference/_permutohedral.py
         scaled = size * math.sqrt(2 / 3) * (d + 1) / math.sqrt(j * (j + 1))
         low[j] -= j * scaled
         high[:j] = [value + scaled for value in high[:j]]
-    numbers = math.prod(b - a + 10 * (d + 1) + 3 for a, b in zip(low[:d], high[:d], strict=True))
+    numbers = math.prod([b - a + 10 * (d + 1) + 3 for a, b in zip(low[:d], high[:d], strict=True)])
     if max(*high, *(-value for value in low)) > 2**20 or numbers > 2**62:
         raise ValueError(
             f"{name}: a sigma is too small for the size or the colours of the image: its lattice is too fine"

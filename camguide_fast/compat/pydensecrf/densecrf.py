@@ -1,7 +1,7 @@
 """`DenseCRF2D` of pydensecrf over `ops.dense_crf`: same calls, same numbers (to 1e-3), several threads.
 
-What it does not cover raises `NotImplementedError`: normalisations other than the symmetric one, a compatibility that is
-no single weight, bilateral terms on different pictures. Kernel types differ in learning alone, so all are taken.
+What it does not cover raises `NotImplementedError`: normalisations other than the symmetric one, a compatibility that
+is no single weight, bilateral terms on different pictures. Kernel types differ in learning alone, so all are taken.
 """
 
 from numbers import Real

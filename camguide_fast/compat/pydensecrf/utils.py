@@ -13,7 +13,7 @@ def unary_from_labels(labels: np.ndarray, n_labels: int, gt_prob: float, zero_un
         raise ValueError(f"gt_prob must be in (0, 1), got {gt_prob!r}")
     labels = np.asarray(labels).ravel()
     given = np.arange(n_labels)[:, None] == labels - bool(zero_unsure)
-    with np.errstate(divide="ignore"):  # a single label: the others, of which there are none, would cost infinitely much
+    with np.errstate(divide="ignore"):  # a single label: there are no others, whose energy would be infinite
         energy = np.where(given, -np.log(gt_prob), -np.log(np.float64(1 - gt_prob) / (n_labels - 1)))
     if zero_unsure:
         energy[:, labels == 0] = np.log(n_labels)
