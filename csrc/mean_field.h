@@ -1,7 +1,7 @@
 // Mean field of a fully connected CRF with Potts labels: Q <- softmax(-U + sum_m w_m K_m Q) from Q = softmax(-U).
 //
-// Labels go W at a time, as the rows of the lattices, so that a lattice's values stay in cache however many labels there are. For
-// each tile the slice, -U, the softmax and the splat of what comes next run in one go.
+// For each tile the slice, -U, the softmax and the next splat run in one go, so that Q is never written to memory. Labels go W at a
+// time, as the rows of the lattices: the values that are blurred together stay in cache however many labels there are.
 #pragma once
 
 #include <limits>
@@ -39,10 +39,10 @@ template <class A, int W>
 class MeanField {
  public:
   MeanField(const Tiles& tiles, int64_t labels, const std::vector<Term<A>>& terms)
-      : tiles_(tiles), labels_(labels), chunks_((labels + W - 1) / W), unary_(tiles.count * chunks_ * Tiles::pixels), q_(unary_.size()) {
+      : tiles_(tiles), labels_(labels), chunks_((labels + W - 1) / W), unary_(tiles.count * chunks_ * Tiles::pixels) {
     for (const Term<A>& term : terms) {
       const Lattice<A>& l = *term.lattice;
-      fields_.push_back({l, term.weight, Buffer<Row>(l.rows()), Buffer<Row>(l.vertices)});
+      fields_.push_back({l, term.weight, Buffer<Row>(chunks_ * l.rows()), Buffer<Row>(chunks_ * l.vertices)});
     }
   }
 
@@ -60,29 +60,30 @@ class MeanField {
     });
   }
 
-  void run(int64_t iterations) {
+  // take(tile, label, Q of the tile's first pixel, distance to that of the next one)
+  template <class F>
+  void run(int64_t iterations, const F& take) const {
     if (fields_.empty()) iterations = 0;  // nothing pulls at Q
-    for_each(tiles_.count, [&](int64_t tile) {
-      start(*this, tile);
-      if (iterations > 0) splat_chunk(*this, tile, 0);
-    });
-    for (int64_t step = 1; step <= iterations * chunks_; ++step) {
-      const int64_t chunk = (step - 1) % chunks_, next = step % chunks_;
-      for (const Field& f : fields_) merge_and_blur<A, W>(f.lattice, f.rows.get(), f.at.get());
-      for_each(tiles_.count, [&](int64_t tile) {
-        slice_chunk(*this, tile, chunk);
-        if (next == 0) softmax_of_tile(*this, tile);
-        if (step < iterations * chunks_) splat_chunk(*this, tile, next);
+    for (int64_t step = 0; step <= iterations; ++step) {
+      for (const Field& f : fields_) {
+        for (int64_t chunk = 0; step > 0 && chunk < chunks_; ++chunk) merge_and_blur<A, W>(f.lattice, f.rows_of(chunk), f.at_of(chunk));
+      }
+      const auto make_q = [&] { return Buffer<Row>(chunks_ * Tiles::pixels); };
+      for_each(tiles_.count, make_q, [&](int64_t tile, const Buffer<Row>& q) {
+        if (step == 0) {
+          start(*this, tile, q.get());
+        } else {
+          slice_all(*this, tile, q.get());
+        }
+        if (step < iterations) {
+          splat_all(*this, tile, q.get());
+        } else {
+          for (int64_t label = 0; label < labels_; ++label) {
+            take(tile, label, reinterpret_cast<const A*>(&q[label / W * Tiles::pixels]) + label % W, W);
+          }
+        }
       });
     }
-  }
-
-  // take(tile, label, Q of the first pixel, distance to that of the next pixel)
-  template <class F>
-  void get(const F& take) const {
-    for_each(tiles_.count, [&](int64_t tile) {
-      for (int64_t label = 0; label < labels_; ++label) take(tile, label, reinterpret_cast<const A*>(q(tile, label / W)) + label % W, W);
-    });
   }
 
  private:
@@ -90,17 +91,19 @@ class MeanField {
   struct Field {
     const Lattice<A>& lattice;
     A weight;
-    Buffer<Row> rows, at;  // of the tiles, of the vertices
+    Buffer<Row> rows, at;  // [chunks, G] of the tiles, [chunks, M] of the vertices
+
+    Row* rows_of(int64_t chunk) const { return &rows[chunk * lattice.rows()]; }
+    Row* at_of(int64_t chunk) const { return &at[chunk * lattice.vertices]; }
   };
 
   Row* unary(int64_t tile, int64_t chunk) const { return &unary_[(tile * chunks_ + chunk) * Tiles::pixels]; }
-  Row* q(int64_t tile, int64_t chunk) const { return &q_[(tile * chunks_ + chunk) * Tiles::pixels]; }
 
-  // Q <- softmax(Q) over the labels of each pixel of the tile.
-  static CAMGUIDE_INLINE void softmax(const MeanField& m, int64_t tile) {
+  // q <- softmax(q) over the labels of each pixel; q is [chunks, pixels, W].
+  static CAMGUIDE_INLINE void softmax(const MeanField& m, int64_t tile, Row* q) {
     constexpr int64_t step = lanes<A>, distance = Tiles::pixels * W;
     const int64_t n = m.tiles_.size(tile) * W, all = m.chunks_ * distance;
-    A* const first = reinterpret_cast<A*>(m.q(tile, 0));
+    A* const first = reinterpret_cast<A*>(q);
     for (int64_t i = 0; i < n; i += step) {  // the last vector may reach into pixels that nobody reads
       Vec<A> greatest = load(first + i);
       for (int64_t j = i + distance; j < all; j += distance) {
@@ -119,47 +122,49 @@ class MeanField {
     }
   }
 
-  CAMGUIDE_MULTIVERSION static void softmax_of_tile(const MeanField& m, int64_t tile) { softmax(m, tile); }
-
-  CAMGUIDE_MULTIVERSION static void start(const MeanField& m, int64_t tile) {
+  CAMGUIDE_MULTIVERSION static void start(const MeanField& m, int64_t tile, Row* q) {
     for (int64_t chunk = 0; chunk < m.chunks_; ++chunk) {
       const Row* const u = m.unary(tile, chunk);
-      Row* const q = m.q(tile, chunk);
-      for (int64_t p = 0, n = m.tiles_.size(tile); p < n; ++p) q[p] = -u[p];
+      for (int64_t p = 0, n = m.tiles_.size(tile); p < n; ++p) q[chunk * Tiles::pixels + p] = -u[p];
     }
-    softmax(m, tile);
+    softmax(m, tile, q);
   }
 
-  CAMGUIDE_MULTIVERSION static void slice_chunk(const MeanField& m, int64_t tile, int64_t chunk) {
-    const Row* const u = m.unary(tile, chunk);
-    Row* const q = m.q(tile, chunk);
-    const auto slice_all = [&](const Field& f, const auto& out) {
-      if (f.lattice.corners == 3) {
-        slice<3>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), out);
-      } else {
-        slice<6>(f.lattice, tile, f.at.get(), f.weight, f.rows.get(), out);
-      }
-    };
-    for (size_t i = 0; i < m.fields_.size(); ++i) {
-      if (i == 0) {
-        slice_all(m.fields_[i], [q, u](int64_t p, Row x) { q[p] = x - u[p]; });
-      } else {
-        slice_all(m.fields_[i], [q](int64_t p, Row x) { q[p] += x; });
+  CAMGUIDE_MULTIVERSION static void slice_all(const MeanField& m, int64_t tile, Row* q) {
+    for (int64_t chunk = 0; chunk < m.chunks_; ++chunk) {
+      const Row* const u = m.unary(tile, chunk);
+      Row* const sum = q + chunk * Tiles::pixels;
+      for (const Field& f : m.fields_) {
+        const auto slice_to = [&](const auto& out) {
+          if (f.lattice.corners == 3) {
+            slice<3>(f.lattice, tile, f.at_of(chunk), f.weight, f.rows_of(chunk), out);
+          } else {
+            slice<6>(f.lattice, tile, f.at_of(chunk), f.weight, f.rows_of(chunk), out);
+          }
+        };
+        if (&f == &m.fields_[0]) {
+          slice_to([sum, u](int64_t p, Row x) { sum[p] = x - u[p]; });
+        } else {
+          slice_to([sum](int64_t p, Row x) { sum[p] += x; });
+        }
       }
     }
+    softmax(m, tile, q);
   }
 
-  CAMGUIDE_MULTIVERSION static void splat_chunk(const MeanField& m, int64_t tile, int64_t chunk) {
-    const Row* const q = m.q(tile, chunk);
-    const auto value = [q](int64_t p) { return q[p]; };
+  CAMGUIDE_MULTIVERSION static void splat_all(const MeanField& m, int64_t tile, const Row* q) {
     for (const Field& f : m.fields_) {
-      f.lattice.corners == 3 ? splat<3>(f.lattice, tile, f.rows.get(), value) : splat<6>(f.lattice, tile, f.rows.get(), value);
+      for (int64_t chunk = 0; chunk < m.chunks_; ++chunk) {
+        const auto value = [at = q + chunk * Tiles::pixels](int64_t p) { return at[p]; };
+        Row* const rows = f.rows_of(chunk);
+        f.lattice.corners == 3 ? splat<3>(f.lattice, tile, rows, value) : splat<6>(f.lattice, tile, rows, value);
+      }
     }
   }
 
   const Tiles tiles_;
   const int64_t labels_, chunks_;
-  const Buffer<Row> unary_, q_;  // [tiles, chunks, pixels, W]
+  const Buffer<Row> unary_;  // [tiles, chunks, pixels, W]
   std::vector<Field> fields_;
 };
 

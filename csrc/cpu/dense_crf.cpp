@@ -147,8 +147,7 @@ void crf(const A* given, bool is_prob, const Tensor& image, int64_t labels, int6
       for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t n) { std::copy_n(given + label * plane + at, n, energy + p); });
       if (is_prob) negative_log(energy, tiles.size(tile));
     });
-    field.run(iterations);
-    field.get([&](int64_t tile, int64_t label, const A* q, int64_t distance) {
+    field.run(iterations, [&](int64_t tile, int64_t label, const A* q, int64_t distance) {
       for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t n) {
         for (int64_t x = 0; x < n; ++x) out[label * plane + at + x] = q[(p + x) * distance];
       });
@@ -207,9 +206,8 @@ void crf_labels(const T* labels, const Tensor& image, int64_t num_labels, double
         }
       });
     });
-    field.run(iterations);
     const Buffer<float> greatest(tiles.count * Tiles::pixels);
-    field.get([&](int64_t tile, int64_t label, const float* q, int64_t distance) {
+    field.run(iterations, [&](int64_t tile, int64_t label, const float* q, int64_t distance) {
       float* const best = &greatest[tile * Tiles::pixels];
       for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t width) {
         for (int64_t x = 0; x < width; ++x) {
