@@ -210,7 +210,8 @@ void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& tabl
 
 // `fill(tile, feature)` writes the features of a tile's pixels, which lie within [low, high].
 template <class A, int d, class F>
-std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const float (&low)[d], const float (&high)[d], const F& fill) {
+std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const float (&low)[d], const float (&high)[d],
+                                                const F& fill) {
   const Embedding<d> e(low, high);
   const Tiles tiles(h, w);
   STD_TORCH_CHECK(h * w * (d + 1) < (int64_t(1) << 31), "dense_crf: an image of ", h, " x ", w, " pixels is too large");

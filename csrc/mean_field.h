@@ -1,7 +1,7 @@
 // Mean field of a fully connected CRF with Potts labels: Q <- softmax(-U + sum_m w_m K_m Q) from Q = softmax(-U).
 //
-// For each tile the slice, -U, the softmax and the next splat run in one go, so that Q is never written to memory. Labels go W at a
-// time, as the rows of the lattices: the values that are blurred together stay in cache however many labels there are.
+// For each tile the slice, -U, the softmax and the next splat run in one go, so that Q is never written to memory. Labels go W
+// at a time, as the rows of the lattices: the values that are blurred together stay in cache however many labels there are.
 #pragma once
 
 #include <limits>
@@ -55,7 +55,8 @@ class MeanField {
         const bool real = label < labels_;
         if (real) energy(tile, label, one_label);
         A* const out = reinterpret_cast<A*>(unary(tile, label / W)) + label % W;
-        for (int64_t p = 0, n = tiles_.size(tile); p < n; ++p) out[p * W] = real ? one_label[p] : std::numeric_limits<A>::infinity();
+        const int64_t n = tiles_.size(tile);
+        for (int64_t p = 0; p < n; ++p) out[p * W] = real ? one_label[p] : std::numeric_limits<A>::infinity();
       }
     });
   }
@@ -66,7 +67,9 @@ class MeanField {
     if (fields_.empty()) iterations = 0;  // nothing pulls at Q
     for (int64_t step = 0; step <= iterations; ++step) {
       for (const Field& f : fields_) {
-        for (int64_t chunk = 0; step > 0 && chunk < chunks_; ++chunk) merge_and_blur<A, W>(f.lattice, f.rows_of(chunk), f.at_of(chunk));
+        for (int64_t chunk = 0; step > 0 && chunk < chunks_; ++chunk) {
+          merge_and_blur<A, W>(f.lattice, f.rows_of(chunk), f.at_of(chunk));
+        }
       }
       const auto make_q = [&] { return Buffer<Row>(chunks_ * Tiles::pixels); };
       for_each(tiles_.count, make_q, [&](int64_t tile, const Buffer<Row>& q) {

@@ -1,4 +1,4 @@
-// Where pixels lie on the permutohedral lattice, Adams, Baek & Davis (2010): the twin of camguide_fast/reference/_permutohedral.py.
+// Where pixels lie on the permutohedral lattice, Adams, Baek & Davis (2010); twin: camguide_fast/reference/_permutohedral.py.
 //
 // Which vertices exist is part of what the filter is, so the steps are those of the twin, in fp32, in its order, true division,
 // ties to even, no product contracted with a sum: every machine finds the same simplices.
@@ -6,6 +6,7 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -35,8 +36,8 @@ struct Tiles {
   int64_t size(int64_t tile) const { return height(tile) * width(tile); }  // its pixels are numbered row by row
 };
 
-// A vertex has d + 1 coordinates of sum 0; its number is the mixed-radix number of the first d, so that a step to a neighbour adds
-// a constant.
+// A vertex has d + 1 coordinates of sum 0; its number is the mixed-radix number of the first d, so that a step to a neighbour
+// adds a constant.
 template <int d>
 struct Embedding {
   float scale[d + 1];         // [1 .. d]

@@ -137,14 +137,15 @@ CAMGUIDE_MULTIVERSION void negative_log(A* p, int64_t n) {  // of p clipped to [
 }
 
 template <class A>
-void crf(const A* given, bool is_prob, const Tensor& image, int64_t labels, int64_t iterations, const std::vector<double>& gaussian,
-         const std::vector<double>& bilateral, A* out) {
+void crf(const A* given, bool is_prob, const Tensor& image, int64_t labels, int64_t iterations,
+         const std::vector<double>& gaussian, const std::vector<double>& bilateral, A* out) {
   const Tiles tiles(image.size(1), image.size(2));
   const int64_t plane = tiles.h * tiles.w;
   const auto terms = iterations > 0 ? build_terms<A>(image, gaussian, bilateral) : std::vector<Term<A>>();
   with_mean_field(tiles, labels, terms, [&](auto&& field) {
     field.set_unary([&](int64_t tile, int64_t label, A* energy) {
-      for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t n) { std::copy_n(given + label * plane + at, n, energy + p); });
+      const A* const from = given + label * plane;
+      for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t n) { std::copy_n(from + at, n, energy + p); });
       if (is_prob) negative_log(energy, tiles.size(tile));
     });
     field.run(iterations, [&](int64_t tile, int64_t label, const A* q, int64_t distance) {
@@ -163,9 +164,11 @@ Tensor dense_crf(const std::optional<Tensor>& prob, const Tensor& image, int64_t
   for (int64_t b = 0; b < given.size(0); ++b) {
     const Tensor one = torch::stable::contiguous(torch::stable::to(torch::stable::select(given, 0, b), type));
     const Tensor its_image = torch::stable::contiguous(torch::stable::select(image, 0, b));
-    Tensor at = torch::stable::select(out, 0, b), q = given.scalar_type() == type ? at : torch::stable::new_empty(one, one.sizes());
+    Tensor at = torch::stable::select(out, 0, b);
+    const Tensor q = given.scalar_type() == type ? at : torch::stable::new_empty(one, one.sizes());
     const auto run = [&]<class A>(A) {
-      crf<A>(one.const_data_ptr<A>(), prob.has_value(), its_image, given.size(1), iterations, gaussian, bilateral, q.mutable_data_ptr<A>());
+      crf<A>(one.const_data_ptr<A>(), prob.has_value(), its_image, given.size(1), iterations, gaussian, bilateral,
+             q.mutable_data_ptr<A>());
     };
     type == ScalarType::Double ? run(0.0) : run(0.0f);
     if (given.scalar_type() != type) torch::stable::copy_(at, q);

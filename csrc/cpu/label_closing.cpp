@@ -62,7 +62,8 @@ class Classes {
 };
 
 template <class T>
-CAMGUIDE_MULTIVERSION void close(const T* labels, int64_t h, int64_t w, int64_t radius, int64_t background, int64_t ignore, T* out) {
+CAMGUIDE_MULTIVERSION void close(const T* labels, int64_t h, int64_t w, int64_t radius, int64_t background, int64_t ignore,
+                                 T* out) {
   std::copy_n(labels, h * w, out);
   Classes<T> classes;
   classes.scan(labels, h, w);
@@ -73,8 +74,8 @@ CAMGUIDE_MULTIVERSION void close(const T* labels, int64_t h, int64_t w, int64_t 
     if (c.label == background || c.label == ignore) continue;
     // A closing stays within `radius` of its class, and one more keeps the outside of this area out of the erosion.
     const int64_t apart = radius + 1;
-    const Area area{std::max<int64_t>(0, c.top - apart), std::min(h, c.bottom + apart + 1), std::max<int64_t>(0, c.left - apart) / 64,
-                    std::min(image.last, (c.right + apart) / 64 + 1), w};
+    const Area area{std::max<int64_t>(0, c.top - apart), std::min(h, c.bottom + apart + 1),
+                    std::max<int64_t>(0, c.left - apart) / 64, std::min(image.last, (c.right + apart) / 64 + 1), w};
     std::vector<Word> plane(area.rows() * area.columns());
     pack(labels, c.label, area, plane.data());
     Dilation dilation(area, radius);
