@@ -2,8 +2,8 @@
 //
 // Tiles of pixels know their vertices by small numbers: a tile splats into rows of its own, and slices from copies of the
 // lattice's rows in the same place, all near the core that works on it. A vertex then sums the rows of the tiles that touch it,
-// in their order, so that nothing depends on the number of threads. The blur runs in place along the lines of the lattice: a vertex
-// without neighbours on an axis is not touched, the others are read and written once.
+// in their order, so that nothing depends on the number of threads. The blur runs in place along the lines of the lattice: a
+// vertex without neighbours on an axis is not touched, the others are read and written once.
 #pragma once
 
 #include <memory>
