@@ -5,7 +5,7 @@ from ._register import load_native
 from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize
 from .confusion_matrix import confusion_matrix
-from .dense_crf import dense_crf, dense_crf_labels
+from .dense_crf import crf_settings, dense_crf, dense_crf_labels
 from .edge_consistency import edge_consistency_loss
 from .edge_support import edge_support
 from .guided_filter import guided_filter

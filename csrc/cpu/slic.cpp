@@ -5,7 +5,7 @@
 // in fp32, each operation rounded once (lab.h keeps the compiler from contracting them); sums of a centre are integers, so
 // that neither threads nor the order of the pixels matter.
 //
-// A pixel lies in the windows of about 17 centres, but few can win a block of 16 x 8 pixels: a lower bound of d over the block
+// A pixel lies in the windows of about 17 centres, but few can win a block of 8 x 8 pixels: a lower bound of d over the block
 // follows from its extent in y, x, L, a, b, computed in the order above (rounding is monotonic, so the bound holds for the
 // rounded values too). Centres whose bound exceeds a limit are left out, where the limit is guessed from the pass before:
 // if then every pixel of the block is nearer than the limit to what it got, nothing was missed, else the block is done again
@@ -69,7 +69,7 @@ Grid seed_grid(int64_t height, int64_t width, int64_t n_segments) {
   return {{y.first, y.second, rows, window.first.second}, {x.first, x.second, columns, window.second.second}};
 }
 
-struct Colours {  // of 16 pixels
+struct Colours {  // of the pixels of a vector
   float Lab[3][kLanes];
 };
 
@@ -81,7 +81,7 @@ struct Box {  // smallest and largest L, a, b
 struct Picture {
   int64_t height, width, columns;  // columns of blocks
   Buffer<Colours> colours;         // [H, columns]
-  Buffer<int32_t> label;           // [H, columns * 16]
+  Buffer<int32_t> label;           // [H, columns * kLanes]
   Buffer<Box> boxes;               // of blocks
   Buffer<float> limits;            // of blocks: what the largest distance is guessed to be
 
@@ -156,7 +156,7 @@ CAMGUIDE_MULTIVERSION void stretch_row(const float* row, Stretch<float> stretch,
   stretch_row<float>(row, stretch, width, out);
 }
 
-CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Colours* out) {  // rgb: linear, [3, columns * 16]
+CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Colours* out) {  // rgb: linear, [3, columns * kLanes]
   const float *r = rgb, *g = r + columns * kLanes, *b = g + columns * kLanes;
   for (int64_t i = 0; i < columns; ++i, r += kLanes, g += kLanes, b += kLanes) {
     Colours c;
@@ -273,7 +273,7 @@ struct Extent {  // of pixels, ends included
   int64_t top, bottom, left, right;
 };
 
-// The centres whose windows meet a region, ascending by index, then fillers in nobody's reach up to a multiple of 16.
+// The centres whose windows meet a region, ascending by index, then fillers in nobody's reach up to a multiple of kLanes.
 struct Near {
   std::vector<Centre> list;
   int64_t count = 0;  // with fillers
@@ -352,9 +352,10 @@ CAMGUIDE_INLINE Vec<float> select(Vec<int32_t> mask, Vec<float> a, Vec<float> b)
   return (Vec<float>)select(mask, (Vec<int32_t>)a, (Vec<int32_t>)b);
 }
 
-// Coordinates of 16 pixels; those behind the last repeat it.
+// Coordinates of a vector of pixels; those behind the last repeat it.
 CAMGUIDE_INLINE Vec<float> positions(int64_t first, int64_t last) {
-  const Vec<float> at = Vec<float>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + static_cast<float>(first);
+  Vec<float> at;
+  for (int64_t i = 0; i < kLanes; ++i) at[i] = static_cast<float>(first + i);
   const Vec<float> end = Vec<float>{} + static_cast<float>(last);
   return select(less(end, at), end, at);
 }
@@ -371,7 +372,7 @@ CAMGUIDE_INLINE bool any(Vec<int32_t> v) {
   return (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7]) != 0;
 }
 
-// The nearest of the rivals for 16 pixels, the first of several; returns the distances.
+// The nearest of the rivals for a vector of pixels, the first of several; returns the distances.
 template <bool with_colour>
 CAMGUIDE_INLINE Vec<float> nearest(
     const Rival* rivals, int64_t count, int64_t row, const Colours& colours, float weight, Vec<int32_t>& label) {
