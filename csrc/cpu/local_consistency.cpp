@@ -34,6 +34,7 @@ struct Scratch {
   Buffer<A> ring;                      // [slots, K, n]: K_k
   Buffer<A> inverse, largest, argmax;  // [slots, n]: 1 / (s + eps), m, its class
   Buffer<A> weight, q;                 // [slots, n]: 1 / n, m / n
+  Buffer<A> q_left;                    // [n]: m / n of the row that leaves
   Buffer<A> sum, weighted;             // [K, pitch]: over the rows of the ring, K_k and q K_k; zeros around
   Buffer<A> counts;                    // [pitch]: over the rows of the ring, valid pixels; zeros around
   Buffer<A> stencil;                   // [K, n]: q B(K_k) + B(q K_k)
@@ -51,6 +52,7 @@ struct Scratch {
         argmax(slots * n),
         weight(slots * n),
         q(slots * n),
+        q_left(n),
         sum(s.classes * pitch),
         weighted(s.classes * pitch),
         counts(pitch),
@@ -105,13 +107,11 @@ CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const T* f, const uint
   A* __restrict const argmax = w.argmax + slot * n;
   A* __restrict const weight = w.weight + slot * n;
   A* __restrict const q = w.q + slot * n;
-  A* __restrict const q_old = w.df + 0;
-  std::copy_n(q, n, q_old);
+  std::copy_n(q, n, w.q_left + 0);
   std::fill_n(inverse, n, A(0));
   std::fill_n(largest, n, A(0));
   std::fill_n(argmax, n, A(0));
-  const bool inside = t < s.height;
-  if (inside) {
+  if (t < s.height) {
     read_weights(s, w, valid, t, first, weight);
     for (int64_t k = 0; k < s.classes; ++k) {
       A* __restrict const row = w.f + k * n;
@@ -119,6 +119,7 @@ CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const T* f, const uint
       if (valid) {
         for (int64_t x = 0; x < s.width; ++x) row[x] = valid[t * s.width + x] ? row[x] : A(0);
       }
+#pragma GCC ivdep
       for (int64_t x = 0; x < n; ++x) {
         const A v = row[x] <= 0 ? A(0) : row[x];  // a NaN stays one
         row[x] = v;
@@ -134,17 +135,19 @@ CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const T* f, const uint
     }
   } else {
     std::fill_n(q, n, A(0));
+    w.f.clear();
   }
   for (int64_t k = 0; k < s.classes; ++k) {
-    const A* __restrict const row = w.f + k * n;
-    A* __restrict const kept = w.ring + (slot * s.classes + k) * n;
-    A* __restrict const sum = w.sum + k * w.pitch + w.pad;
-    A* __restrict const weighted = w.weighted + k * w.pitch + w.pad;
-    for (int64_t x = 0; x < n; ++x) {
-      const A entering = inside ? row[x] * inverse[x] : A(0), leaving = kept[x];
-      sum[x] += entering - leaving;
-      if constexpr (kGrad) weighted[x] += entering * q[x] - leaving * q_old[x];
-      kept[x] = entering;
+    A* const kept = w.ring + (slot * s.classes + k) * n;
+    A* const sum = w.sum + k * w.pitch + w.pad;
+    A* const weighted = w.weighted + k * w.pitch + w.pad;
+    for (int64_t x = 0; x < n; x += lanes<A>) {
+      const Vec<A> entering = load(w.f + k * n + x) * load(inverse + x), leaving = load(kept + x);
+      store(sum + x, load(sum + x) + (entering - leaving));
+      if constexpr (kGrad) {
+        store(weighted + x, load(weighted + x) + (entering * load(q + x) - leaving * load(w.q_left + x)));
+      }
+      store(kept + x, entering);
     }
   }
 }
@@ -184,9 +187,11 @@ CAMGUIDE_INLINE double leave(const Shape& s, Scratch<A>& w, T* grad, int64_t y) 
     for (int64_t k = 0; k < s.classes; ++k) {
       const A* __restrict const own = ring + k * n;
       const A* __restrict const stencil = w.stencil + k * n;
+#pragma GCC ivdep
       for (int64_t x = 0; x < n; ++x) {
-        const A d = (argmax[x] == static_cast<A>(k) ? slope[x] : A(0)) - stencil[x] - inner[x];
-        df[x] = own[x] <= 0 ? A(0) : d * inverse[x];
+        const A at_argmax = slope[x], rest = -stencil[x] - inner[x];
+        const A d = (argmax[x] == static_cast<A>(k) ? at_argmax + rest : rest) * inverse[x];
+        df[x] = own[x] <= 0 ? A(0) : d;
       }
       write_row(df, grad + (k * s.height + y) * s.width, s.width);
     }
