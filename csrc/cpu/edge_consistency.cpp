@@ -11,6 +11,7 @@
 // present planes and the support once, the gradient once; planes of absent classes are not read.
 #include "../edges.h"
 
+#include <limits>
 #include <tuple>
 
 namespace camguide {
@@ -135,7 +136,7 @@ CAMGUIDE_INLINE A filter_plane(Scratch<A>& w, const T* x, const uint8_t* valid, 
 
 // The loss of row y from its norms; dgx and dgy take the place of gx and gy.
 template <bool kSquare, class A>
-CAMGUIDE_INLINE void punish(Scratch<A>& w, const Numbers& numbers, int64_t y, A divisor, const uint8_t* inside) {
+CAMGUIDE_INLINE void punish(Scratch<A>& w, const Numbers& numbers, int64_t y, A divisor) {
   const int64_t n = w.n, width = w.width;
   const A tau = static_cast<A>(numbers.tau), delta = static_cast<A>(numbers.delta), gamma = static_cast<A>(numbers.gamma);
   const A tau_hard = static_cast<A>(numbers.tau_hard), lambda = static_cast<A>(numbers.lambda_hard);
@@ -144,11 +145,11 @@ CAMGUIDE_INLINE void punish(Scratch<A>& w, const Numbers& numbers, int64_t y, A 
   A* __restrict const gx = w.gx + y * n;
   A* __restrict const gy = w.gy + y * n;
   A* __restrict const loss = w.loss + 0;
+#pragma GCC ivdep
   for (int64_t x = 0; x < width; ++x) {
     const A s = support[x], m = norm[x];
-    const bool weak = s < tau && (!inside || inside[y * width + x]);
-    const A e = m / divisor, excess = e - (s + delta);
-    const A u = !weak || excess <= 0 ? A(0) : excess;  // a NaN stays one
+    const A e = m / divisor, excess = s < tau ? e - (s + delta) : A(0);
+    const A u = excess <= 0 ? A(0) : excess;  // a NaN stays one
     const A hard = e > tau_hard ? lambda : A(0);
     const A slope = kSquare ? 2 * u : gamma * std::pow(u, gamma - 1);
     loss[x] = (kSquare ? u * u : std::pow(u, gamma)) + hard * u;
@@ -197,16 +198,22 @@ CAMGUIDE_INLINE void transpose_plane(Scratch<A>& w, const uint8_t* valid, T* gra
 
 // One plane; grad may be null. Returns the sum of its loss.
 template <class A, class T>
-CAMGUIDE_MULTIVERSION double plane(Scratch<A>& w, const Numbers& numbers, const T* x, const A* support, const uint8_t* valid,
+CAMGUIDE_MULTIVERSION double plane(Scratch<A>& w, const Numbers& numbers, const T* cam, const A* support, const uint8_t* valid,
                                    const uint8_t* inside, T* grad) {
-  const A divisor = filter_plane(w, x, valid, inside);
+  const A divisor = filter_plane(w, cam, valid, inside);
   double loss = 0;
   for (int64_t y = 0; y < w.height; ++y) {
-    read_row(support + y * w.width, w.support + 0, w.width);
+    A* __restrict const row_support = w.support + 0;
+    read_row(support + y * w.width, row_support, w.width);
+    if (inside) {
+      for (int64_t x = 0; x < w.width; ++x) {
+        row_support[x] = inside[y * w.width + x] ? row_support[x] : std::numeric_limits<A>::infinity();  // never weak
+      }
+    }
     if (numbers.gamma == 2) {
-      punish<true>(w, numbers, y, divisor, inside);
+      punish<true>(w, numbers, y, divisor);
     } else {
-      punish<false>(w, numbers, y, divisor, inside);
+      punish<false>(w, numbers, y, divisor);
     }
     Vec<A> row = {};
     for (int64_t i = 0; i < w.n; i += lanes<A>) row += load(w.loss + i);
