@@ -98,9 +98,9 @@ class EdgeRows {
 
   int64_t height_, width_, n_;
   std::array<A, R + 1> taps_;
-  Buffer<A> source_;   // [2R + 1, n]: rows of the plane
-  Buffer<A> column_;   // [pad + n + pad]: one of them blurred along y
-  Buffer<A> blurred_;  // [3, pad + n + pad]
+  Zeroed<A> source_;   // [2R + 1, n]: rows of the plane
+  Zeroed<A> column_;   // [pad + n + pad]: one of them blurred along y
+  Zeroed<A> blurred_;  // [3, pad + n + pad]
 };
 
 }  // namespace camguide

@@ -35,10 +35,10 @@ void for_each_block(int64_t n, int64_t size, const F& f) {
 
 // An array that begins on a cache line and whose elements are not set.
 template <class T>
-class Buffer {
+class Array {
  public:
-  Buffer() = default;
-  explicit Buffer(int64_t size) : data_(static_cast<T*>(::operator new(size * sizeof(T), align))), size_(size) {}
+  Array() = default;
+  explicit Array(int64_t size) : data_(static_cast<T*>(::operator new(size * sizeof(T), align))), size_(size) {}
   T* get() const { return data_.get(); }
   T& operator[](int64_t i) const { return data_.get()[i]; }
   int64_t size() const { return size_; }

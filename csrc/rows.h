@@ -7,14 +7,10 @@
 #include "camguide.h"
 #include "simd.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <algorithm>
 #include <bit>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
@@ -22,30 +18,6 @@
 #endif
 
 namespace camguide {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-// The type of the sums over elements of T.
-template <class T>
-using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-// f(pointer to the elements of x), x a contiguous tensor of fp32, fp64, fp16 or bf16.
-template <class F>
-void with_floats(const Tensor& x, const char* name, const F& f) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return f(static_cast<const float*>(x.const_data_ptr()));
-    case ScalarType::Double:
-      return f(static_cast<const double*>(x.const_data_ptr()));
-    case ScalarType::Half:
-      return f(static_cast<const Half*>(x.const_data_ptr()));
-    case ScalarType::BFloat16:
-      return f(static_cast<const BFloat16*>(x.const_data_ptr()));
-    default:
-      STD_TORCH_CHECK(false, name, " must be float32, float64, float16 or bfloat16");
-  }
-}
 
 inline ScalarType wide(ScalarType t) { return t == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
@@ -79,9 +51,9 @@ inline Tensor new_like(const Tensor& x) {
 
 // Zeroed memory on the boundary of a vector.
 template <class A>
-class Buffer {
+class Zeroed {
  public:
-  explicit Buffer(int64_t n) : data_(static_cast<A*>(::operator new(std::max<int64_t>(n, 1) * sizeof(A), kAlign))), size_(n) {
+  explicit Zeroed(int64_t n) : data_(static_cast<A*>(::operator new(std::max<int64_t>(n, 1) * sizeof(A), kAlign))), size_(n) {
     clear();
   }
   void clear() { std::fill_n(data_.get(), size_, A(0)); }

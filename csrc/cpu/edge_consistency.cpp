@@ -31,12 +31,12 @@ struct Scratch {
   static constexpr int64_t pad = lanes<A>;
   int64_t height, width, n, pitch;
   EdgeRows<kBlur, A> filter;
-  Buffer<A> gx, gy, norm;         // [h, n]
-  Buffer<A> largest, nan;         // [n]: over the rows, max M, and 0 or NaN
-  Buffer<A> support, loss;        // [n]
-  Buffer<A> smoothed, differing;  // [pad + n + pad]: the transposes along y, zeros around
-  Buffer<A> sharp;                // [2 kBlur + 1, pad + n + pad]: rows of Scharr^T
-  Buffer<A> column, row;          // [pad + n + pad]: blur^T along y, and along x
+  Zeroed<A> gx, gy, norm;         // [h, n]
+  Zeroed<A> largest, nan;         // [n]: over the rows, max M, and 0 or NaN
+  Zeroed<A> support, loss;        // [n]
+  Zeroed<A> smoothed, differing;  // [pad + n + pad]: the transposes along y, zeros around
+  Zeroed<A> sharp;                // [2 kBlur + 1, pad + n + pad]: rows of Scharr^T
+  Zeroed<A> column, row;          // [pad + n + pad]: blur^T along y, and along x
 
   Scratch(int64_t height, int64_t width)
       : height(height),

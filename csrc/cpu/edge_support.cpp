@@ -25,11 +25,11 @@ struct Scratch {
   static constexpr int64_t pad = lanes<A>;
   int64_t n, pitch;
   EdgeRows<4, A> filter;
-  Buffer<A> square;  // [n]
-  Buffer<A> edges;   // [rows of a band and one around, pad + n + pad]
-  Buffer<A> column;  // [pad + n + pad]: maximum of three rows
-  Buffer<A> sum;     // [n]: dilated rows of a cell
-  Buffer<A> largest; // [n]
+  Zeroed<A> square;  // [n]
+  Zeroed<A> edges;   // [rows of a band and one around, pad + n + pad]
+  Zeroed<A> column;  // [pad + n + pad]: maximum of three rows
+  Zeroed<A> sum;     // [n]: dilated rows of a cell
+  Zeroed<A> largest; // [n]
 
   explicit Scratch(const Shape& s)
       : n(round_to_lanes<A>(s.width)),

@@ -30,15 +30,15 @@ struct Shape {
 template <class A>
 struct Scratch {
   int64_t n, pad, pitch, slots;
-  Buffer<A> f;                         // [K, n]
-  Buffer<A> ring;                      // [slots, K, n]: K_k
-  Buffer<A> inverse, largest, argmax;  // [slots, n]: 1 / (s + eps), m, its class
-  Buffer<A> weight, q;                 // [slots, n]: 1 / n, m / n
-  Buffer<A> q_left;                    // [n]: m / n of the row that leaves
-  Buffer<A> sum, weighted;             // [K, pitch]: over the rows of the ring, K_k and q K_k; zeros around
-  Buffer<A> counts;                    // [pitch]: over the rows of the ring, valid pixels; zeros around
-  Buffer<A> stencil;                   // [K, n]: q B(K_k) + B(q K_k)
-  Buffer<A> slope, inner, df;          // [n]: 1 - S, sum dK_k K_k
+  Zeroed<A> f;                         // [K, n]
+  Zeroed<A> ring;                      // [slots, K, n]: K_k
+  Zeroed<A> inverse, largest, argmax;  // [slots, n]: 1 / (s + eps), m, its class
+  Zeroed<A> weight, q;                 // [slots, n]: 1 / n, m / n
+  Zeroed<A> q_left;                    // [n]: m / n of the row that leaves
+  Zeroed<A> sum, weighted;             // [K, pitch]: over the rows of the ring, K_k and q K_k; zeros around
+  Zeroed<A> counts;                    // [pitch]: over the rows of the ring, valid pixels; zeros around
+  Zeroed<A> stencil;                   // [K, n]: q B(K_k) + B(q K_k)
+  Zeroed<A> slope, inner, df;          // [n]: 1 - S, sum dK_k K_k
 
   explicit Scratch(const Shape& s)
       : n(round_to_lanes<A>(s.width)),
@@ -62,7 +62,7 @@ struct Scratch {
         df(n) {}
 
   void clear() {
-    for (Buffer<A>* b : {&ring, &q, &sum, &weighted, &counts}) b->clear();
+    for (Zeroed<A>* b : {&ring, &q, &sum, &weighted, &counts}) b->clear();
   }
 };
 

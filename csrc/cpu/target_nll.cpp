@@ -38,10 +38,10 @@ struct Image {
 
 template <class A>
 struct Scratch {
-  Buffer<A> target{kBlock};  // -1 where the pixel does not count
-  Buffer<A> sum{kBlock}, largest{kBlock}, argmax{kBlock}, chosen{kBlock};
-  Buffer<A> slope{kBlock}, p{kBlock}, loss[2]{Buffer<A>(kBlock), Buffer<A>(kBlock)};
-  Buffer<A> row{kBlock};
+  Zeroed<A> target{kBlock};  // -1 where the pixel does not count
+  Zeroed<A> sum{kBlock}, largest{kBlock}, argmax{kBlock}, chosen{kBlock};
+  Zeroed<A> slope{kBlock}, p{kBlock}, loss[2]{Zeroed<A>(kBlock), Zeroed<A>(kBlock)};
+  Zeroed<A> row{kBlock};
 };
 
 // log x for a normal x > 0: x = 2^e r with r in [1/sqrt 2, sqrt 2), log r = 2 artanh((r-1) / (r+1)), whose series ends below fp32.
