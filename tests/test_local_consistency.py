@@ -112,7 +112,7 @@ def test_precision(loss_of, dtype, bound):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 3, 130, 17), (2, 20, 70, 33), (1, 2, 1, 40), (1, 2, 40, 1), (1, 1, 3, 64)], ids=str
+    "shape", [(1, 3, 130, 17), (2, 20, 70, 33), (1, 2, 1, 40), (1, 2, 40, 1), (1, 3, 3, 64)], ids=str
 )
 @pytest.mark.parametrize("window", [7, 5, 301])
 @pytest.mark.parametrize("masked", [False, True])

@@ -147,10 +147,13 @@ def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tu
     def save(ctx, inputs, output):
         _, grad, scale = output
         ctx.mark_non_differentiable(grad, scale)
+        ctx.set_materialize_grads(False)  # or autograd makes zeros in the shape of grad for backward to ignore
         ctx.save_for_backward(grad, scale)
         ctx.others = len(inputs) - 1
 
     def backward(ctx, upstream, *_):
+        if upstream is None:  # an undefined gradient is 0
+            return (None,) * (1 + ctx.others)
         grad, scale = ctx.saved_tensors
         return (torch.ops.camguide_fast.scale_gradient(grad, upstream * scale), *[None] * ctx.others)
 
