@@ -6,8 +6,8 @@
 //
 //   s^n = sum_k Pr(|R_n| = k) T_k(s) = 1 + sum_{k >= 1} C_k (T_k(s) - T_{k-1}(s)),   C_k = Pr(|R_n| >= k).
 //
-// |R_n| is seldom far above sqrt(n). The sum is cut at the first m where the terms left out, at most 2 C_{m+1} together, are below
-// half a unit of rounding: m = 88 of 256 steps in fp32. A walk of few steps is not cut at all. With y_k = T_k(P) x and
+// |R_n| is seldom far above sqrt(n). The sum is cut at the first m where the terms left out, at most 2 C_{m+1} together, are
+// below half a unit of rounding: m = 88 of 256 steps in fp32. A walk of few steps is not cut at all. With y_k = T_k(P) x and
 // v_k = y_k - y_{k-1} a step is v_{k+1} = v_k + 2 (P - 1) y_k, where v_1 = (P - 1) y_0. As everything is written in differences,
 // what they cancel never enters: a constant map stays what it is to the last bit.
 //
