@@ -189,7 +189,10 @@ class SavedCams:
         missing = []
         for item in self.images:
             try:
-                keys, cam = read_cam(self.cam_dir / f"{item['name']}.npz", self.classes, tuple(item["image"].shape[1:]))
+                path = self.cam_dir / f"{item['name']}.npz"
+                keys, cam = read_cam(path, self.classes, tuple(item["image"].shape[1:]))
+                if cam.size and not (0 <= cam.min() and cam.max() <= 1):  # NaN is neither
+                    raise DataError(f"{path}: CAMs from {cam.min():g} to {cam.max():g}, expected 0 to 1")
             except DataError:
                 if not self.skip_bad:
                     raise

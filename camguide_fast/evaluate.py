@@ -2,7 +2,7 @@
 
     python -m camguide_fast.evaluate --checkpoint runs/x/checkpoints/stage3.safetensors --data VOC2012 --split val
 
-The rows it writes are described in `camguide_fast.results`.
+The rows it writes are described in `camguide_fast.results`. `--table RUN` prints a run's rows beside the paper's.
 """
 
 import tempfile
@@ -22,6 +22,7 @@ from .cli import option, parse, pick_device, run_cli
 from .data import Record, Split, open_split, read_mask
 from .errors import DataError, UserError
 from .infer import SCALES_OPTION, run_scales
+from .paper_tables import paper_tables
 from .results import NOWHERE, Row, format_table, merge_rows, read_rows
 from .scores import (
     THRESHOLDS,
@@ -174,10 +175,12 @@ def _images(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[Recor
 class Args:
     """Score a checkpoint against masks: IoU by class and mIoU, thresholds global and class-wise."""
 
-    checkpoint: Annotated[Path, option("FILE")]
+    checkpoint: Annotated[Path | None, option("FILE", "required without --table")] = None
     """A .safetensors of a run."""
-    data: Annotated[Path, option("DIR")]
+    data: Annotated[Path | None, option("DIR", "required without --table")] = None
     """The data set: a VOC tree, or a folder with tags.csv / tags.json and masks/."""
+    table: Annotated[Path | None, option("RUN", "default: none")] = None
+    """Print what is scored already in this run's folder as the paper's tables IV to VII, beside the paper's figures."""
     split: str = "val"
     """Split that is scored; name:N is an evenly spaced sample of N images."""
     fit_split: Annotated[str | None, option("SPLIT", "default: none")] = None
@@ -198,6 +201,11 @@ class Args:
 
 def evaluate(args: Args) -> None:
     """What the command does."""
+    if args.table is not None:
+        print(paper_tables(args.table))
+        return
+    if args.checkpoint is None or args.data is None:
+        raise UserError("--checkpoint and --data: expected both, or --table")
     device = pick_device(args.device)
     if args.fit_split == args.split:
         raise UserError(f"--fit-split {args.fit_split}: is the scored split, on which thresholds are fitted anyway")
