@@ -102,6 +102,8 @@ def test_a_lost_stage_is_trained_again_to_the_same_bits(finished, demo, tmp_path
         (["--split", "trian"], "trian"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
         (["--stages", "3"], "stage3 needs stage2"),
+        (["--stages", "affinity"], "affinity needs stage3"),
+        (["--stages", "final"], "final needs walk"),
         (["--stage1.batch-size", "64", "--stages", "teacher", "1"], "too few for a batch size of 64"),
         (["--inference.splits", "test"], "test"),
     ],
@@ -157,15 +159,20 @@ def test_a_checkpoint_of_other_classes_is_refused(finished, demo, tmp_path, monk
 def test_two_processes_share_a_run(demo, tmp_path):
     """DDP over gloo: one checkpoint, all CAMs, the same files as one process leaves."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["--data", demo, "--out", tmp_path / "run", *TINY, "--stages", "teacher", "1", "--device", "cpu"]
+    stages = ["--stages", "teacher", "1", "affinity", "walk", "final", "--affinity.source", "stage1"]
+    batches = ["--stage1.batch-size", "2", "--affinity.batch-size", "2"]
+    arguments = ["--data", demo, "--out", tmp_path / "run", *TINY, *stages, "--device", "cpu", *batches]
     done = subprocess.run(
-        [*launch, "-m", "camguide_fast.train", *map(str, arguments), "--stage1.batch-size", "2"],
+        [*launch, "-m", "camguide_fast.train", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"teacher.safetensors", "stage1.safetensors"}
+    names = {f"{stage}.safetensors" for stage in ("teacher", "stage1", "affinity")}
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == names
     assert len(list((tmp_path / "run/cams/stage1/val").glob("*.npz"))) == 4
-    assert len(json.loads((tmp_path / "run/results.json").read_text())) == 8
+    assert len(list((tmp_path / "run/masks/final/val").glob("*.png"))) == 4
+    rows = json.loads((tmp_path / "run/results.json").read_text())
+    assert len(rows) == 18 and {row["images"] for row in rows} == {4}  # each rank's share of the final ones counts
