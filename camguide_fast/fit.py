@@ -51,7 +51,7 @@ class Job:
     name: str
     settings: config.Stage
     module: nn.Module  # of stages.py; `net` is its trainable part
-    net: CamNet
+    net: nn.Module
     new: list[str] = field(default_factory=list)  # layers without pretrained weights
     select: bool = False  # keep the epoch with the best tag mAP on the training images; else the last
 
