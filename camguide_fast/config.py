@@ -279,7 +279,7 @@ def small() -> Config:
             batchnorm="eval",
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("sgd", lr=0.02, new_scale=1), amp=True),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
 
@@ -306,7 +306,7 @@ def demo() -> Config:
             **shared,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("adam", lr=1e-4), low=0.25, high=0.45, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("sgd", lr=0.02, new_scale=1), amp=True),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
     )
 
