@@ -307,6 +307,7 @@ def demo() -> Config:
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("adam", lr=1e-4), low=0.25, high=0.45, **shared),
         affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
+        walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
     )
 
