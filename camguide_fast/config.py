@@ -282,7 +282,7 @@ def small() -> Config:
             average=0.99,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("sgd", lr=0.02, new_scale=1), amp=True),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
 
@@ -309,7 +309,8 @@ def demo() -> Config:
             **shared,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("adam", lr=1e-4), low=0.25, high=0.45, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("sgd", lr=0.02, new_scale=1), amp=True),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
+        walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
     )
 

@@ -235,14 +235,9 @@ class _Shift:
 
     def path_maximum(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The maximum, and the number of the first cell of the path that has it."""
-        highest = self.at(x, self.cells[0])
-        which = torch.zeros_like(highest, dtype=torch.uint8)
-        for number, cell in enumerate(self.cells[1:], 1):
-            value = self.at(x, cell)
-            which = which.masked_fill(value > highest, number)
-            highest = torch.maximum(highest, value)
-        return highest, which
+        return torch.stack([self.at(x, cell) for cell in self.cells]).max(0)
 
     def add_at(self, total: Tensor, which: Tensor, value: Tensor) -> None:
-        for number, cell in enumerate(self.cells):
-            self.at(total, cell).add_(value * (which == number))
+        spread = value.new_zeros(len(self.cells), *value.shape).scatter_(0, which[None], value[None])
+        for cell, part in zip(self.cells, spread, strict=True):
+            self.at(total, cell).add_(part)
