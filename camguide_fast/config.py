@@ -59,6 +59,8 @@ class Stage:
     optimizer: Optimizer = field(default_factory=Optimizer)
     amp: bool = False
     """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on CPU."""
+    average: float = 0.0
+    """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,6 @@ class CamStage(Stage):
     batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
     """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded
     weights)."""
-    average: float = 0.0
-    """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
 
 
 @dataclass(frozen=True)
