@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from . import ops
 from .config import Refinement
 
-_SHORT = 480  # smaller images are enlarged, so that single superpixels can be seen
+_SHORT, _LONG = 480, 2000  # smaller images are enlarged, so that single superpixels can be seen, but no side beyond this
 _GAP = 8  # pixels
 _CAPTION = 20  # pixels
 _LINE = (255, 220, 0)
@@ -35,7 +35,7 @@ def superpixel_picture(image: np.ndarray) -> Image.Image:
     maps = torch.cat([pixels / 255, spot[None, None]], 1)  # one graph for colours and spot
     walked = ops.superpixel_random_walk(maps, iterations=settings.walk_iterations, graph=graph)[0]
     colours = (walked[:3].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    scale = max(1, -(-_SHORT // min(height, width)))
+    scale = max(1, min(-(-_SHORT // min(height, width)), _LONG // max(height, width)))
     count = int(segments.max()) + 1
     panels = {
         f"{count} superpixels": _outlined(_enlarged(image, scale), _enlarged(segments[0].numpy(), scale)),
