@@ -1,11 +1,13 @@
-// target_nll: Eq. 27, see camguide_fast/ops/target_nll.py. Per pixel with target t, over the P present classes k, c clamped to [0, 1]:
+// target_nll: Eq. 27, see camguide_fast/ops/target_nll.py. Per pixel with target t, over the P present classes k, c clamped to
+// [0, 1]:
 //
 //     v_0 = 1 - max c_k,  v_k = c_k,  D = v_0 + sum c_k,  p = v_t / D,  L = -log((p + s) / (1 + s (1 + P)))
 //
 //     dL/dc_k = -1 / ((p + s) D) * (dv_t/dc_k - p (1 - 1[k = argmax])),   dv_t/dc_k = 1[k = t - 1], or -1[k = argmax] for t = 0
 //
-// where 0 <= c_k <= 1, and 0 elsewhere. The probabilities of a pixel exist in registers alone. Bytes: the target twice (once to
-// count the pixels, whose number divides the gradient), present maps once, the gradient once; maps of absent classes are not read.
+// where 0 <= c_k <= 1, and 0 elsewhere. No probability but p is ever stored, and that for a block of pixels. Bytes: the target
+// twice (once to count the pixels, whose number divides the gradient), present maps once, the gradient once; maps of absent
+// classes are not read.
 #include "../rows.h"
 
 #include <tuple>
@@ -44,7 +46,8 @@ struct Scratch {
   Zeroed<A> row{kBlock};
 };
 
-// log x for a normal x > 0: x = 2^e r with r in [1/sqrt 2, sqrt 2), log r = 2 artanh((r-1) / (r+1)), whose series ends below fp32.
+// log x for a normal x > 0: x = 2^e r with r in [1/sqrt 2, sqrt 2), log r = 2 artanh((r-1) / (r+1)); what the series leaves out
+// is below fp32.
 CAMGUIDE_INLINE float log_of(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x), shifted = bits - 0x3f3504f3u;  // 1/sqrt 2
   const int32_t e = static_cast<int32_t>(shifted) >> 23;
@@ -56,7 +59,6 @@ CAMGUIDE_INLINE float log_of(float x) {
 }
 CAMGUIDE_INLINE double log_of(double x) { return std::log(x); }
 
-// Groups: the loss of all pixels together, or of background and foreground.
 struct Weights {
   double smooth, group[2];  // what a pixel's gradient is multiplied with, in the background and in the foreground
 };
