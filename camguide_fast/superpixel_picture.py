@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from . import ops
 from .config import Refinement
 
-_SHORT, _LONG = 480, 2000  # smaller images are enlarged, so that single superpixels can be seen, but no side beyond this
+_SHORT, _LONG = 480, 2000  # smaller images are enlarged to see single superpixels, but no side beyond this
 _GAP = 8  # pixels
 _CAPTION = 20  # pixels
 _LINE = (255, 220, 0)
