@@ -20,8 +20,15 @@ def native() -> dict:
         "camguide_fast._C",
         sorted(["csrc/module.cpp", *glob("csrc/cpu/*.cpp")]),
         depends=glob("csrc/*.h"),
-        # No -march: a kernel that uses wide vectors chooses them at run time.
-        extra_compile_args=["-O3", "-g0", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
+        # No -march: a kernel that uses wide vectors chooses them at run time. Nobody reads errno or the floating-point
+        # exceptions, for which loops that take a root or select would stay scalar.
+        extra_compile_args=[
+            "-O3",
+            "-g0",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-DTORCH_TARGET_VERSION=0x020a000000000000",
+        ],
         py_limited_api=True,
     )
     return {

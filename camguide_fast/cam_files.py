@@ -141,25 +141,73 @@ def write_cams(
     settings = CamSettings(tuple(scales), flip, labels, amp, max_side)
     settings.check(card, split)
     model = model if device is None else model.to(device)
-    mine, made_by, out_dir = split.shard(rank, world), _digest(model, card, settings), Path(out_dir)
+    mine, made_by, out_dir = split.shard(rank, world), weights_digest(model, card, settings), Path(out_dir)
     todo = tuple(r for r in mine if not _is_current(out_dir / f"{r.name}.npz", made_by, r, labels))
     images = images_only(replace(mine, records=todo), workers, skip_bad)
     cams = each_cam(model, card, images, settings)
     bar = tqdm(cams, f"CAMs {card.stage}, {split.name}", len(todo), unit="img", disable=None if progress else True)
     written = 0
     for made in bar:
-        buffer = io.BytesIO()
-        np.savez(buffer, keys=made.keys, cam=made.cam, made_by=np.array(made_by))
-        write_atomic(out_dir / f"{made.name}.npz", buffer.getbuffer())
+        save_cam(out_dir / f"{made.name}.npz", made, made_by)
         written += 1
     return CamReport(written, len(mine) - len(todo), images.skipped)
 
 
-def read_cam(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`keys` [P], `cam` [P, H, W] of a file of `write_cams`; a DataError names one that is missing or does not fit."""
+def save_cam(path: Path, made: ImageCams, made_by: str) -> None:
+    """A file as `write_cams` describes it, in one step."""
+    buffer = io.BytesIO()
+    np.savez(buffer, keys=made.keys, cam=made.cam, made_by=np.array(made_by))
+    write_atomic(path, buffer.getbuffer())
+
+
+def cam_made_by(path: Path) -> str:
+    """What a CAM file says it was made from; of one that does not say, as those of other programs, size and time; ""
+    if there is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys, cam = file["keys"], file["cam"]
+            if "made_by" in file:
+                return str(file["made_by"])
+        state = path.stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+    except _BROKEN:
+        return ""
+
+
+class SavedCams:
+    """The images of a split with the CAMs that `cam_dir` holds for them, in order. After an iteration `skipped` lists
+    the names that were left out.
+
+    With `skip_bad` off an image or a file that is missing, broken or of another size is a DataError.
+    """
+
+    def __init__(self, split: Split, cam_dir: Path, workers: int = 2, skip_bad: bool = False):
+        self.images, self.cam_dir = images_only(split, workers, skip_bad), Path(cam_dir)
+        self.skip_bad, self.classes = skip_bad, len(split.classes)
+        self.skipped: list[str] = []
+
+    def __iter__(self) -> Iterator[ImageCams]:
+        missing = []
+        for item in self.images:
+            try:
+                path = self.cam_dir / f"{item['name']}.npz"
+                keys, cam = read_cam(path, self.classes, tuple(item["image"].shape[1:]))
+                if cam.size and not (0 <= cam.min() and cam.max() <= 1):  # NaN is neither
+                    raise DataError(f"{path}: CAMs from {cam.min():g} to {cam.max():g}, expected 0 to 1")
+            except DataError:
+                if not self.skip_bad:
+                    raise
+                missing.append(item["name"])
+                continue
+            yield ImageCams(item["name"], item["image"], keys, cam)
+        self.skipped = self.images.skipped + missing
+
+
+def read_cam(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """`keys` [P], `cam` [P, H, W] of a file of `write_cams` or in IRN's layout (see `irn_files`); a DataError names one
+    that is missing or does not fit, for instance an image of `size` = (H, W)."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys, cam = file["keys"], file["high_res" if "high_res" in file else "cam"]
     except FileNotFoundError:
         raise DataError(f"{path}: no such CAM file") from None
     except _BROKEN as error:
@@ -168,6 +216,8 @@ def read_cam(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path}: keys {list(keys.shape)} and cam {list(cam.shape)}, expected [P] and [P, H, W]")
     if len(keys) and not 0 <= keys.min() <= keys.max() < num_classes:
         raise DataError(f"{path}: class index {keys.max()}, expected 0 to {num_classes - 1}")
+    if size is not None and cam.shape[1:] != size:
+        raise DataError(f"{path}: CAMs of {list(cam.shape[1:])} pixels, the image has {list(size)}")
     return keys, cam
 
 
@@ -198,17 +248,18 @@ def write_masks(
     return written
 
 
-def save_mask(path: Path, labels: np.ndarray) -> None:
+def save_mask(path: Path, labels: np.ndarray, made_by: str = "") -> None:
     """`data.write_mask`, with the folders on the way."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be made: {error.strerror}") from None
-    write_mask(path, labels)
+    write_mask(path, labels, made_by)
 
 
-def _digest(model: nn.Module, card: ModelCard, settings: CamSettings) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(card), asdict(settings)]).encode())
+def weights_digest(model: nn.Module, card: ModelCard, settings: CamSettings | None = None) -> str:
+    """A name for a network with its weights and settings."""
+    digest = hashlib.sha256(json.dumps([asdict(card), asdict(settings) if settings else None]).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

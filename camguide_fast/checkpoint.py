@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .errors import UserError
-from .models import build_model
+from .models import AffinityNet, build_model, build_resnet
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ModelCard:
 
     stage: str
     arch: str
-    head: str  # "none" | "lean" | "parity"
+    head: str  # "none" | "lean" | "parity"; "edges": AffinityNet
     width: int
     radius: int
     eps: float
@@ -33,6 +33,8 @@ class ModelCard:
     tag_thresholds: tuple[float, ...] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
 
     def build(self) -> nn.Module:
+        if self.head == "edges":
+            return AffinityNet(build_resnet(self.arch))
         return build_model(self.arch, len(self.classes), self.head, width=self.width, radius=self.radius, eps=self.eps)
 
 
@@ -71,13 +73,18 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     write_atomic(path, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, affinity: bool = False
+) -> tuple[nn.Module, ModelCard]:
     """The network that `save_model` wrote, in eval mode on `device`, and its card.
 
-    Raises UserError for a file that is missing, is no safetensors file, has no card, or whose weights do not fit its
-    card.
+    Raises UserError for a file that is missing, is no safetensors file, has no card, whose weights do not fit its
+    card, or that holds an AffinityNet where a network of CAMs is wanted (with `affinity` the other way round).
     """
     card = read_card(path)
+    if (card.head == "edges") != affinity:
+        found, wanted = ("a network of CAMs", "an AffinityNet") if affinity else ("an AffinityNet", "a network of CAMs")
+        raise UserError(f"{path}: is {found} ({card.stage}), expected {wanted}")
     model = card.build()
     try:
         model.load_state_dict(safetensors.torch.load_file(path, device="cpu"))

@@ -52,13 +52,21 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Stage:
-    """What all stages share."""
+    """What everything that is trained shares."""
 
     epochs: int = 15
     batch_size: int = 32
     optimizer: Optimizer = field(default_factory=Optimizer)
     amp: bool = False
     """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on CPU."""
+    average: float = 0.0
+    """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
+
+
+@dataclass(frozen=True)
+class CamStage(Stage):
+    """What the stages share that make CAMs."""
+
     cls_loss: Literal["hinge", "softmargin"] = "softmargin"
     """Eq. 23 read as pairwise hinge, or the soft margin of Puzzle-CAM."""
     batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
@@ -67,7 +75,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Classification(Stage):
+class Classification(CamStage):
     """Teacher and baseline: a network trained on tags alone (II.C)."""
 
     method: Literal["classification", "puzzle"] = "classification"
@@ -76,7 +84,7 @@ class Classification(Stage):
 
 
 @dataclass(frozen=True)
-class Distillation(Stage):
+class Distillation(CamStage):
     """Stages 1 and 2 (II.F, II.G; tables I, II)."""
 
     lambda_cls: float = 0.35
@@ -90,7 +98,7 @@ class Distillation(Stage):
 
 
 @dataclass(frozen=True)
-class Refinement(Stage):
+class Refinement(CamStage):
     """Stage 3 (II.H, II.I; table III)."""
 
     lambda_cls: float = 1.00
@@ -124,6 +132,49 @@ class Refinement(Stage):
     """Average background and foreground separately in L_crf and L_rw."""
     smooth: float = 0.01
     """Smoothing of Eq. 27; 1e-5 is the literal reading."""
+
+
+@dataclass(frozen=True)
+class Crf:
+    """Dense CRF on labels, at image resolution. Lengths are those for VOC's images, whose long side is 500; at another
+    size they scale with it."""
+
+    iterations: int = 10
+    gt_prob: float = 0.7
+    gaussian: tuple[float, float] = (3.0, 3.0)
+    """sxy, compatibility."""
+    bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
+    """sxy, srgb, compatibility."""
+
+
+@dataclass(frozen=True)
+class Affinity(Stage):
+    """AffinityNet: learns edges from the certain parts of the CAMs (IRN, Puzzle-CAM)."""
+
+    epochs: int = 3
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer("sgd", lr=0.1, new_scale=1, momentum=0.0))
+    source: Literal["baseline", "teacher", "stage1", "stage2", "stage3"] = "stage3"
+    """Whose CAMs it learns from, and the walk starts with."""
+    radius: int = 10
+    """Pairs of cells (of 4 pixels) nearer than this are compared."""
+    foreground: float = 0.40
+    """CAM above it, after the CRF: certainly the class."""
+    background: float = 0.10
+    """CAM below it, after the CRF: certainly background. Pixels between the two are not used."""
+    crf: Crf = field(default_factory=Crf)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """From CAMs to final labels: random walk over AffinityNet's edges, threshold, dense CRF."""
+
+    radius: int = 5
+    beta: float = 10.0
+    log2_steps: int = 8
+    """The walk takes 2^log2_steps steps."""
+    threshold: float = 0.35
+    """Background score where no thresholds are fitted."""
+    crf: Crf = field(default_factory=lambda: Crf(iterations=1))
 
 
 @dataclass(frozen=True)
@@ -162,7 +213,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: teacher -> stage 1 -> 2 -> 3, and the baseline beside it."""
+    """A whole run: teacher -> stage 1 -> 2 -> 3 -> AffinityNet -> walk, and the baseline beside it."""
 
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
@@ -171,6 +222,8 @@ class Config:
     stage1: Distillation = field(default_factory=Distillation)
     stage2: Distillation = field(default_factory=Distillation)
     stage3: Refinement = field(default_factory=Refinement)
+    affinity: Affinity = field(default_factory=Affinity)
+    walk: Walk = field(default_factory=Walk)
     inference: Inference = field(default_factory=Inference)
 
 
@@ -208,10 +261,10 @@ def paper() -> Config:
 
 def small() -> Config:
     """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded
-    layers frozen."""
+    layers frozen, weights averaged over some hundred iterations."""
     classify = Optimizer("sgd", lr=0.003)
     distill = Optimizer("sgd", lr=0.003)
-    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded")
+    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded", average=0.99)
     return Config(
         data=Data(crop=224, long_side=(224, 400), workers=2),
         network=Network(teacher="resnet18"),
@@ -226,8 +279,10 @@ def small() -> Config:
             batch_size=16,
             amp=True,
             batchnorm="eval",
+            average=0.99,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("sgd", lr=0.001), low=0.15, **shared),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
 
@@ -254,6 +309,8 @@ def demo() -> Config:
             **shared,
         ),
         stage3=Refinement(epochs=3, optimizer=Optimizer("adam", lr=1e-4), low=0.25, high=0.45, **shared),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
+        walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
     )
 

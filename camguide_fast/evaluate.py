@@ -2,11 +2,11 @@
 
     python -m camguide_fast.evaluate --checkpoint runs/x/checkpoints/stage3.safetensors --data VOC2012 --split val
 
-The rows it writes are described in `camguide_fast.results`.
+The rows it writes are described in `camguide_fast.results`. `--table RUN` prints a run's rows beside the paper's.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from . import ops
 from .cam_files import Labels, read_cam, write_cams
 from .checkpoint import load_model, write_json
 from .cli import option, parse, pick_device, run_cli
-from .data import Split, open_split, read_mask
+from .data import Record, Split, open_split, read_mask
 from .errors import DataError, UserError
 from .infer import SCALES_OPTION, run_scales
-from .results import Row, format_table, merge_rows, read_rows
+from .paper_tables import paper_tables
+from .results import NOWHERE, Row, format_table, merge_rows, read_rows
 from .scores import (
     THRESHOLDS,
     fit_classwise,
@@ -53,24 +54,32 @@ def sweep(
         DataError: a split without masks; a CAM or mask that is missing, broken, or of another size.
     """
     total = np.zeros((len(split.classes) + 1, len(split.classes), len(thresholds) + 1), np.int64)
-    for keys, cam, mask in _pairs(cam_dir, split, skip_bad):
+    for _, keys, cam, mask in _images(cam_dir, split, skip_bad):
         total += sweep_histogram(cam, keys, mask, len(split.classes), thresholds)
     return sweep_confusion(total)
 
 
 def score(
-    cam_dir: Path, split: Split, settings: Sequence[Thresholds], *, skip_bad: bool = False
+    cam_dir: Path,
+    split: Split,
+    settings: Sequence[Thresholds],
+    *,
+    refine: Callable[[Record, np.ndarray], np.ndarray] | None = None,
+    skip_bad: bool = False,
 ) -> tuple[list[np.ndarray], int]:
     """Confusion matrix int64 [C, C] for each of several thresholds (see `scores.label_map`), and the number of images.
 
-    The thresholds may come from anywhere. Raises as `sweep`.
+    The thresholds may come from anywhere. `refine(record, labels)` has the last word on an image's labels. Raises as
+    `sweep`.
     """
     size = len(split.classes) + 1
     totals, images = [torch.zeros(size, size, dtype=torch.int64) for _ in settings], 0
-    for keys, cam, mask in _pairs(cam_dir, split, skip_bad):
+    for record, keys, cam, mask in _images(cam_dir, split, skip_bad):
         truth = torch.from_numpy(mask)
         for total, thresholds in zip(totals, settings, strict=True):
-            total += ops.confusion_matrix(torch.from_numpy(label_map(cam, keys, thresholds)), truth, size)
+            labels = label_map(cam, keys, thresholds)
+            labels = labels if refine is None else refine(record, labels)
+            total += ops.confusion_matrix(torch.from_numpy(labels), truth, size)
         images += 1
     return [total.numpy() for total in totals], images
 
@@ -82,34 +91,50 @@ def evaluate_cams(
     labels: Labels,
     fit: tuple[Path, Split] | None = None,
     *,
+    default: float | None = None,
     skip_bad: bool = False,
 ) -> list[Row]:
     """Rows of one stage on one split: global and class-wise, thresholds fitted on the split itself.
 
-    With `fit`, CAMs and split to fit on, two more rows: thresholds fitted there and transferred. Raises as `sweep`.
+    With `fit`, CAMs and split to fit on, two more rows: thresholds fitted there and transferred. With `default` one
+    more: that threshold, which was fitted nowhere. Raises as `sweep`.
     """
     sources = [(split, _fit(cam_dir, split, skip_bad))]
     if fit is not None and fit[1].name != split.name:
         sources.append((fit[1], _fit(*fit, skip_bad)))
     fits = [(mode, t, source.name) for source, modes in sources for mode, t in modes.items()]
+    if default is not None:
+        fits.append(("global", default, NOWHERE))
     confusions, images = score(cam_dir, split, [t for _, t, _ in fits], skip_bad=skip_bad)
-    rows = []
-    for (mode, thresholds, fitted_on), confusion in zip(fits, confusions, strict=True):
-        by_class = zip(("background", *split.classes), iou(confusion), strict=True)
-        rows.append(
-            {
-                "stage": stage,
-                "split": split.name,
-                "labels": labels,
-                "threshold_mode": mode,
-                "thresholds": thresholds if mode == "global" else dict(zip(split.classes, thresholds, strict=True)),
-                "fitted_on": fitted_on,
-                "images": images,
-                "miou": round(100 * float(mean_iou(confusion)), 3),
-                "iou": {name: None if np.isnan(v) else round(100 * float(v), 3) for name, v in by_class},
-            }
-        )
-    return rows
+    return [
+        make_row(stage, split, labels, mode, thresholds, fitted_on, confusion, images)
+        for (mode, thresholds, fitted_on), confusion in zip(fits, confusions, strict=True)
+    ]
+
+
+def make_row(
+    stage: str,
+    split: Split,
+    labels: Labels,
+    mode: str,
+    thresholds: Thresholds,
+    fitted_on: str,
+    confusion: np.ndarray,
+    images: int,
+) -> Row:
+    """A row as `results` describes it."""
+    by_class = zip(("background", *split.classes), iou(confusion), strict=True)
+    return {
+        "stage": stage,
+        "split": split.name,
+        "labels": labels,
+        "threshold_mode": mode,
+        "thresholds": thresholds if mode == "global" else dict(zip(split.classes, thresholds, strict=True)),
+        "fitted_on": fitted_on,
+        "images": images,
+        "miou": round(100 * float(mean_iou(confusion)), 3),
+        "iou": {name: None if np.isnan(v) else round(100 * float(v), 3) for name, v in by_class},
+    }
 
 
 def check_masks(split: Split, skip_bad: bool = False) -> None:
@@ -126,8 +151,8 @@ def _fit(cam_dir: Path, split: Split, skip_bad: bool) -> dict[str, Thresholds]:
     return {"global": fit_global(confusions), "class-wise": fit_classwise(confusions)}
 
 
-def _pairs(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """keys, cam and mask of each image."""
+def _images(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[Record, np.ndarray, np.ndarray, np.ndarray]]:
+    """Record, keys, cam and mask of each image."""
     check_masks(split, skip_bad)
     found = False
     for record in split:
@@ -135,13 +160,13 @@ def _pairs(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[np.nda
             continue
         try:
             keys, cam = read_cam(Path(cam_dir) / f"{record.name}.npz", len(split.classes))
-            pair = keys, cam, read_mask(record.mask, len(split.classes), cam.shape[1:])
+            mask = read_mask(record.mask, len(split.classes), cam.shape[1:])
         except DataError:
             if not skip_bad:
                 raise
             continue
         found = True
-        yield pair
+        yield record, keys, cam, mask
     if not found:
         raise DataError(f"{cam_dir}: not one image of split {split.name!r} has both a CAM and a mask")
 
@@ -150,10 +175,12 @@ def _pairs(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[np.nda
 class Args:
     """Score a checkpoint against masks: IoU by class and mIoU, thresholds global and class-wise."""
 
-    checkpoint: Annotated[Path, option("FILE")]
+    checkpoint: Annotated[Path | None, option("FILE", "required without --table")] = None
     """A .safetensors of a run."""
-    data: Annotated[Path, option("DIR")]
+    data: Annotated[Path | None, option("DIR", "required without --table")] = None
     """The data set: a VOC tree, or a folder with tags.csv / tags.json and masks/."""
+    table: Annotated[Path | None, option("RUN", "default: none")] = None
+    """Print what is scored already in this run's folder as the paper's tables IV to VII, beside the paper's figures."""
     split: str = "val"
     """Split that is scored; name:N is an evenly spaced sample of N images."""
     fit_split: Annotated[str | None, option("SPLIT", "default: none")] = None
@@ -174,6 +201,11 @@ class Args:
 
 def evaluate(args: Args) -> None:
     """What the command does."""
+    if args.table is not None:
+        print(paper_tables(args.table))
+        return
+    if args.checkpoint is None or args.data is None:
+        raise UserError("--checkpoint and --data: expected both, or --table")
     device = pick_device(args.device)
     if args.fit_split == args.split:
         raise UserError(f"--fit-split {args.fit_split}: is the scored split, on which thresholds are fitted anyway")

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import config
 from .checkpoint import load_state, save_state
@@ -50,7 +51,7 @@ class Job:
     name: str
     settings: config.Stage
     module: nn.Module  # of stages.py; `net` is its trainable part
-    net: CamNet
+    net: nn.Module
     new: list[str] = field(default_factory=list)  # layers without pretrained weights
     select: bool = False  # keep the epoch with the best tag mAP on the training images; else the last
 
@@ -62,18 +63,24 @@ def fit(
     the caller to remove.
 
     `on_epoch(net) -> dict` adds measurements to each epoch's line (evaluation only). Ctrl-C saves the state and raises.
+    What is measured, selected and ended with is the average of the weights where the settings ask for one.
     """
     settings, steps = job.settings, len(loader)
     total = settings.epochs * steps
     optimizer = build_optimizer(job.net, job.new, settings.optimizer)
     schedule = Schedule(optimizer, settings.optimizer, total)
     scaler = torch.amp.GradScaler(where.device.type, enabled=settings.amp and where.device.type == "cuda")
+    stateful = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler, "net": job.net}
+    average = None
+    if settings.average:
+        average = AveragedModel(job.net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+        stateful["average"] = average
+    result = average.module if average else job.net
     path = folder / "checkpoints" / f"{job.name}.state.pt"
     step, best = 0, {"map": -1.0, "net": {}}
     if path.exists():
         state = load_state(path)
-        job.net.load_state_dict(state["net"])
-        for part, name in ((optimizer, "optimizer"), (schedule, "schedule"), (scaler, "scaler")):
+        for name, part in stateful.items():
             part.load_state_dict(state[name])
         step, best = state["step"], state["best"]
     module = DistributedDataParallel(job.module) if where.world > 1 else job.module
@@ -89,10 +96,9 @@ def fit(
     def save() -> None:
         log.flush(step, step // steps, optimizer.param_groups[0]["lr"])
         if where.first:
-            parts = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler, "net": job.net}
             save_state(
                 path,
-                {"step": step, "best": best, **{name: part.state_dict() for name, part in parts.items()}},
+                {"step": step, "best": best, **{name: part.state_dict() for name, part in stateful.items()}},
             )
 
     with _interrupts() as interrupted:
@@ -111,19 +117,21 @@ def fit(
                 scaler.step(optimizer)
                 scaler.update()
                 schedule.step(parts["loss"].detach())
+                if average:
+                    average.update_parameters(job.net)
                 step += 1
                 log.iteration(step, epoch, {n: p.detach() for n, p in parts.items() if n != "logits"}, lr)
                 if step % steps and (interrupted or step % save_every == 0):
                     save()
                     if interrupted:
                         raise KeyboardInterrupt
-            measured = on_epoch(job.net) if on_epoch else {}
+            measured = on_epoch(result) if on_epoch else {}
             if job.select:
-                measured["map"] = score = mean_average_precision(*tag_scores(job.net, loader, settings, where))
+                measured["map"] = score = mean_average_precision(*tag_scores(result, loader, settings, where))
                 if score >= best["map"]:  # ties: the later
                     best = {
                         "map": score,
-                        "net": {name: value.clone() for name, value in job.net.state_dict().items()},
+                        "net": {name: value.clone() for name, value in result.state_dict().items()},
                     }
             if skipped:
                 measured["skipped"] = skipped
@@ -135,8 +143,7 @@ def fit(
             if interrupted:
                 raise KeyboardInterrupt
     log.close()
-    if best["net"]:
-        job.net.load_state_dict(best["net"])
+    job.net.load_state_dict(best["net"] or result.state_dict())
 
 
 @torch.no_grad()

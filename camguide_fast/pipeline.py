@@ -1,37 +1,37 @@
 """One run: its folder, and the stages one after another, each trained unless it is there already, then scored.
 
-A run's folder: config.json, checkpoints/<stage>.safetensors (and <stage>.state.pt while it trains), cams/, masks/,
-thresholds.json, results.json, metrics.jsonl, report.html.
+A run's folder: config.json, checkpoints/<stage>.safetensors (and <stage>.state.pt while it trains), affinity/ (labels),
+cams/, masks/, thresholds.json, results.json, metrics.jsonl, report.html.
 """
 
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 import torch.distributed as dist
 import tyro
+from torch import nn
 
-from .cam_files import write_cams, write_masks
 from .checkpoint import ModelCard, load_model, read_json, save_model, write_json
 from .config import Config, Stage
-from .data import Split, open_split, train_loader
+from .data import Split, TrainLoader, open_split, train_loader
 from .errors import UserError
-from .evaluate import check_masks, evaluate_cams
 from .fit import Job, Where, fit, tag_scores
-from .infer import DEFAULT_THRESHOLD
-from .models import CamNet
+from .models import AffinityNet, CamNet, build_resnet
 from .models.weights import WeightReport, load_weights
 from .optim import freeze_batchnorm, fresh_layers
+from .pseudo_labels import Share, write_affinity_labels
 from .results import merge_rows, read_rows
-from .stages import ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
+from .run_scores import RunScores
+from .stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
 from .tags import best_f1_thresholds
 from .target_quality import TargetQuality
 
-StageName = Literal["baseline", "teacher", "1", "2", "3"]
-NAMES = {"baseline": "baseline", "teacher": "teacher", "1": "stage1", "2": "stage2", "3": "stage3"}
-NEEDS = {"stage1": ("teacher",), "stage2": ("teacher", "stage1"), "stage3": ("stage2",)}
+StageName = Literal["baseline", "teacher", "1", "2", "3", "affinity", "walk", "final"]
+NAMES = {name: f"stage{name}" if name.isdecimal() else name for name in get_args(StageName)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Args:
     """The run's folder [runs/<name of the data>]."""
     preset: Literal["default", "paper", "small", "demo"] | None = None
     """Where all settings below start from [demo without --data, else default]."""
-    stages: tuple[StageName, ...] = ("baseline", "teacher", "1", "2", "3")
+    stages: tuple[StageName, ...] = get_args(StageName)
     """Which stages to run; earlier ones must be in the run's folder."""
     split: str = "train"
     """The split that is trained on."""
@@ -64,21 +64,32 @@ class Args:
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
+def needs(stage: str, config: Config) -> tuple[str, ...]:
+    """The stages that must be there before this one."""
+    before = {"stage1": ("teacher",), "stage2": ("teacher", "stage1"), "stage3": ("stage2",)}
+    source = config.affinity.source
+    return before.get(stage, {"affinity": (source,), "walk": (source, "affinity"), "final": ("walk",)}.get(stage, ()))
+
+
+def is_there(folder: Path, stage: str) -> bool:
+    """Whether a run's folder holds what other stages need of this one."""
+    return (
+        (folder / "cams" / stage).is_dir()
+        if stage == "walk"
+        else (folder / "checkpoints" / f"{stage}.safetensors").exists()
+    )
+
+
 class Run:
     """One run's folder and what its stages share."""
 
     def __init__(self, args: Args, where: Where):
         self.args, self.config, self.where, self.folder = args, args.config, where, args.out
         self.split: Split = open_split(args.data, args.split)
-        self.shown = [open_split(args.data, name) for name in self.config.inference.splits]
-        self.scored = [split for split in self.shown if any(record.mask for record in split)]
-        fit_split = self.config.inference.fit_split
-        self.fit_split = open_split(args.data, fit_split) if fit_split else None
-        for scored in [*self.scored, *filter(None, [self.fit_split])]:
-            check_masks(scored, args.skip_bad)
+        self.scores = RunScores(args.out, args.data, self.split.classes, args.config, where, args.skip_bad)
 
     def checkpoint(self, name: str) -> Path:
-        return self.folder / "checkpoints" / f"{name}.safetensors"
+        return self.scores.checkpoint(name)
 
     def stage(self, name: str) -> None:
         """Trains a stage unless its checkpoint is there, then makes and scores its CAMs unless its rows are there."""
@@ -88,24 +99,52 @@ class Run:
                 self._copy(twin, name)
             self._wait()
             return
-        if not self.checkpoint(name).exists():
+        if name == "affinity":
+            if not self.checkpoint(name).exists():
+                self._train_affinity()
+            return
+        steps = {"walk": self.scores.walk, "final": self.scores.final}
+        if name not in steps and not self.checkpoint(name).exists():
             self._train(name)
-        if name not in {row["stage"] for row in read_rows(self._results)}:
-            self._score(name)
+        if not self.scores.has(name):
+            steps.get(name, partial(self.scores.cam_stage, name))()
+
+    def _train_affinity(self) -> None:
+        """AffinityNet, on the certain parts of the source stage's CAMs of the training images."""
+        settings, source = self.config.affinity, self.config.affinity.source
+        _, card = load_model(self.checkpoint(source))
+        self._check_classes(card, source)
+        self.scores.make_cams(source, [self.split], "given")
+        labels = self.folder / "affinity" / self.split.name.replace(":", "_")
+        share = Share(self.where.rank, self.where.world, skip_bad=self.args.skip_bad)
+        cams = self.scores.cams(source, self.split)
+        write_affinity_labels(cams, self.split, labels, settings, self.where.device, share)
+        self._wait()
+        paths = [(record, labels / f"{record.name}.png") for record in self.split]
+        known = tuple(replace(record, mask=path) for record, path in paths if path.is_file())  # less what was skipped
+        loader = self._loader(replace(self.split, records=known), settings, with_masks=True)
+        net, trunk = self._affinity_net(source, card.arch)
+        if self.where.first:
+            print(f"{'affinity':<8} {len(known)} labels from the CAMs of {source}; trunk: {trunk}")
+        net = net.to(self.where.device, memory_format=torch.channels_last)
+        job = Job("affinity", settings, AffinityStage(net, settings), net)
+        fit(job, loader, self.folder, self.where, seed=self.args.seed, save_every=self.args.save_every)
+        self._save(net, replace(card, stage="affinity", head="edges", tag_thresholds=()))
+
+    def _affinity_net(self, source: str, arch: str) -> tuple[AffinityNet, str]:
+        """With the pretrained trunk, or that of the source stage where no weight file holds all of it."""
+        torch.manual_seed(self.args.seed)
+        net = AffinityNet(build_resnet(arch))
+        path = self._trunk_path(source)
+        if path and not any(name.startswith("backbone.") for name in load_weights(net, path).missing):
+            return net, str(path)
+        trained, _ = load_model(self.checkpoint(source))
+        net.backbone.load_state_dict(trained.backbone.state_dict())
+        return net, source
 
     def _train(self, name: str) -> None:
         settings: Stage = getattr(self.config, name)
-        loader = train_loader(
-            self.split,
-            batch_size=settings.batch_size,
-            crop=self.config.data.crop,
-            long_side=self.config.data.long_side,
-            seed=self.args.seed,
-            workers=self.config.data.workers,
-            skip_bad=self.args.skip_bad,
-            rank=self.where.rank,
-            world=self.where.world,
-        )
+        loader = self._loader(self.split, settings)
         job = self._job(name, settings)
         on_epoch = None
         if name == "stage3" and self.config.inference.target_sample:
@@ -122,9 +161,27 @@ class Run:
             on_epoch=on_epoch,
         )
         scores, label = tag_scores(job.net, loader, settings, self.where)
+        self._save(job.net, self._card(name, best_f1_thresholds(scores, label)))
+
+    def _loader(self, split: Split, settings: Stage, with_masks: bool = False) -> TrainLoader:
+        return train_loader(
+            split,
+            batch_size=settings.batch_size,
+            crop=self.config.data.crop,
+            long_side=self.config.data.long_side,
+            seed=self.args.seed,
+            workers=self.config.data.workers,
+            skip_bad=self.args.skip_bad,
+            with_masks=with_masks,
+            rank=self.where.rank,
+            world=self.where.world,
+        )
+
+    def _save(self, net: nn.Module, card: ModelCard) -> None:
+        """The trained network, in place of its training state."""
         if self.where.first:
-            save_model(self.checkpoint(name), job.net, self._card(name, best_f1_thresholds(scores, label)))
-            (self.folder / "checkpoints" / f"{name}.state.pt").unlink(missing_ok=True)
+            save_model(self.checkpoint(card.stage), net, card)
+            (self.folder / "checkpoints" / f"{card.stage}.state.pt").unlink(missing_ok=True)
         self._wait()
 
     def _twin(self, name: str) -> str | None:
@@ -142,17 +199,19 @@ class Run:
 
     def _copy(self, twin: str, name: str) -> None:
         """Everything that `twin` left, under the name of `name`; the rows last, as the sign that all is there."""
-        if name in {row["stage"] for row in read_rows(self._results)}:
+        if self.scores.has(name):
             return
         print(f"{name:<8} has the network and settings of the {twin}: one training serves both")
         net, card = load_model(self.checkpoint(twin))
         save_model(self.checkpoint(name), net, replace(card, stage=name))
         if (self.folder / "masks" / twin).exists():
             shutil.copytree(self.folder / "masks" / twin, self.folder / "masks" / name, dirs_exist_ok=True)
-        if self._thresholds.exists():
-            write_json(self._thresholds, (saved := read_json(self._thresholds)) | {name: saved[twin]})
-        rows = read_rows(self._results)
-        write_json(self._results, merge_rows(rows, [row | {"stage": name} for row in rows if row["stage"] == twin]))
+        if self.scores.thresholds.exists():
+            write_json(self.scores.thresholds, (saved := read_json(self.scores.thresholds)) | {name: saved[twin]})
+        rows = read_rows(self.scores.results)
+        write_json(
+            self.scores.results, merge_rows(rows, [row | {"stage": name} for row in rows if row["stage"] == twin])
+        )
 
     def _card(self, name: str, tag_thresholds: tuple[float, ...] = ()) -> ModelCard:
         n = self.config.network
@@ -167,8 +226,9 @@ class Run:
         found = self._load_trunk(net, name)
         new = fresh_layers(found.missing)  # from scratch nothing is newer than the rest
         if name in ("stage2", "stage3"):
-            before, card = load_model(self.checkpoint(NEEDS[name][-1]))
-            self._check_classes(card, NEEDS[name][-1])
+            earlier = needs(name, self.config)[-1]
+            before, card = load_model(self.checkpoint(earlier))
+            self._check_classes(card, earlier)
             net.load_state_dict(before.state_dict(), strict=False)
             new = ["head"] if name == "stage3" else []
         net = net.to(self.where.device, memory_format=torch.channels_last)
@@ -185,11 +245,14 @@ class Run:
         return Job(name, settings, DistillationStage(net, teacher, settings), net, new, select=True)
 
     def _load_trunk(self, net: CamNet, name: str) -> WeightReport:
-        path = self.args.weights
-        if name == "teacher":
-            same = self.config.network.teacher == self.config.network.student
-            path = self.args.teacher_weights or (path if same else None)
+        path = self._trunk_path(name)
         return load_weights(net, path) if path else WeightReport([], [], [])
+
+    def _trunk_path(self, name: str) -> Path | None:
+        if name != "teacher":
+            return self.args.weights
+        same = self.config.network.teacher == self.config.network.student
+        return self.args.teacher_weights or (self.args.weights if same else None)
 
     def _check_classes(self, card: ModelCard, name: str) -> None:
         if card.classes != self.split.classes:
@@ -198,70 +261,6 @@ class Run:
                 f"the data has {len(self.split.classes)} ({', '.join(self.split.classes)})"
             )
 
-    @property
-    def _results(self) -> Path:
-        return self.folder / "results.json"
-
-    @property
-    def _thresholds(self) -> Path:
-        return self.folder / "thresholds.json"
-
-    def _score(self, name: str) -> None:
-        """CAMs and palette PNGs of the named splits; rows and frozen thresholds of those that can be scored."""
-        if not self.shown:
-            return
-        net, card = load_model(self.checkpoint(name), self.where.device)
-        i = self.config.inference
-        cams = {}
-        for split in [*self.shown, *filter(None, [self.fit_split])]:
-            cams[split.name] = self.folder / "cams" / name / split.name.replace(":", "_")
-            write_cams(
-                net,
-                card,
-                split,
-                cams[split.name],
-                scales=i.scales,
-                flip=i.flip,
-                labels=i.labels,
-                device=self.where.device,
-                amp=getattr(self.config, name).amp,
-                rank=self.where.rank,
-                world=self.where.world,
-                skip_bad=self.args.skip_bad,
-            )
-        self._wait()
-        if not self.where.first:
-            return
-        rows, transfer = [], (cams[self.fit_split.name], self.fit_split) if self.fit_split else None
-        for split in self.scored:
-            rows += evaluate_cams(cams[split.name], split, name, i.labels, transfer, skip_bad=self.args.skip_bad)
-        chosen: float | list[float] = DEFAULT_THRESHOLD  # without a single mask nothing can be fitted
-        if rows:
-            fitted_on = self.fit_split.name if self.fit_split else self.scored[0].name
-            thresholds = _frozen(rows, self.split.classes, fitted_on)
-            chosen = thresholds["class-wise"]
-            saved = read_json(self._thresholds) if self._thresholds.exists() else {}
-            write_json(self._thresholds, saved | {name: thresholds})
-        for split in self.shown:
-            write_masks(
-                cams[split.name],
-                split,
-                self.folder / "masks" / name / split.name.replace(":", "_"),
-                chosen,
-                skip_bad=self.args.skip_bad,
-            )
-        write_json(self._results, merge_rows(read_rows(self._results), rows))
-
     def _wait(self) -> None:
         if self.where.world > 1:
             dist.barrier()
-
-
-def _frozen(rows: list[dict], classes: tuple[str, ...], fitted_on: str) -> dict:
-    """Thresholds fitted on one named split, for later use on other images."""
-    mode = {row["threshold_mode"]: row["thresholds"] for row in rows if row["fitted_on"] == fitted_on}
-    return {
-        "global": mode["global"],
-        "class-wise": [mode["class-wise"][name] for name in classes],
-        "fitted_on": fitted_on,
-    }

@@ -4,7 +4,7 @@ A row: {"stage", "split", "labels": "given" | "predicted", "threshold_mode": "gl
 {class: t}, "fitted_on": the split on which these thresholds are best, "images": how many were scored, "miou", "iou":
 {class: value}}. IoU and mIoU are percent. The mean is over background and classes; a class that is neither in the masks
 nor predicted has the IoU null and does not enter it. Where fitted_on is the scored split itself the row is flattered,
-a class-wise one more; the others are transferred.
+a class-wise one more; the others are transferred. "default" is no split: the threshold was fitted nowhere.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from .checkpoint import read_json
 from .errors import UserError
 
 Row = dict[str, Any]
+NOWHERE = "default"
 _IDENTITY = ("stage", "split", "labels", "threshold_mode", "fitted_on")
 _FIELDS = {*_IDENTITY, "thresholds", "images", "miou", "iou"}
 
@@ -45,6 +46,8 @@ def format_table(rows: list[Row], width: int = 110) -> str:
 
 def describe_fit(row: Row) -> str:
     """Where the thresholds of a row are from, in words."""
+    if row["fitted_on"] == NOWHERE:
+        return "by default"
     return "fitted" if row["fitted_on"] == row["split"] else f"from {row['fitted_on']}"
 
 

@@ -1,6 +1,7 @@
 """The stages of the method. Each is a module whose forward takes a batch and returns {"loss", its parts, "logits"}.
 
-A batch: "image" uint8 [B, 3, S, S] RGB, padded by replication; "valid" bool [B, 1, S, S]; "label" [B, K] multi-hot.
+A batch: "image" uint8 [B, 3, S, S] RGB, padded by replication; "valid" bool [B, 1, S, S]; "label" [B, K] multi-hot;
+for AffinityNet "mask" uint8 [B, S, S], 255 unknown.
 `progress` in [0, 1] is how far the stage has come, `step` counts its iterations.
 """
 
@@ -9,15 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import ops
-from .config import Classification, Distillation, Refinement
+from .config import Affinity, Classification, Distillation, Refinement
 from .losses import (
     EdgeConsistencyLoss,
     LocalConsistencyLoss,
     MapRegularization,
     MultiLabelHingeLoss,
+    PathAffinityLoss,
     TargetNLL,
 )
-from .models import CamGuideNet, CamNet, logits
+from .models import AffinityNet, CamGuideNet, CamNet, logits
 from .targets import TargetMaker, draw_tau, sample, threshold_labels
 
 Batch = dict[str, Tensor]
@@ -181,3 +183,15 @@ class RefinementStage(nn.Module):
         return torch.cat(
             [1 - cam.amax(1, keepdim=True), cam], 1
         )  # PAPER: Eq. 35 with the background as a class of its own
+
+
+class AffinityStage(nn.Module):
+    """AffinityNet on labels that are certain (`targets.affinity_labels`), the nearest one for each cell."""
+
+    def __init__(self, net: AffinityNet, settings: Affinity):
+        super().__init__()
+        self.net, self.loss = net, PathAffinityLoss(settings.radius)
+
+    def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
+        edge = self.net(normalize(batch["image"], batch["valid"])).float().sigmoid()
+        return self.loss(edge, sample(batch["mask"], edge.shape[2:]))

@@ -1,4 +1,4 @@
-"""Heuristic targets of stage 3 (Eq. 26-29): the student's own maps, refined by the image.
+"""Heuristic targets of stage 3 (Eq. 26-29): the student's own maps, refined by the image. And AffinityNet's labels.
 
 The stochastic mask is read as a random constant background channel: label = argmax of [tau, CAM of present classes].
 Targets are made at image resolution, where the paper's segments, kernels and sigmas are meant to work, and sampled at
@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
-from .config import PAPER_CROP, Refinement
+from .config import PAPER_CROP, Affinity, Crf, Refinement
 
 IGNORE = 255
+VOC_SIDE = 500
+"""The long side of VOC's images, which the CRF's lengths are meant for where whole images are refined."""
 
 
 def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor:  # [B]
@@ -87,3 +89,55 @@ class TargetMaker:
 def sample(target: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels [B, H, W] at the centres of the cells of a [h, w] grid."""
     return F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+
+
+def refine_labels(labels: Tensor, image: Tensor, num_labels: int, crf: Crf) -> Tensor:
+    """Dense CRF of labels [H, W] of a whole image uint8 [3, H, W], lengths scaled to its size -> [H, W]."""
+    settings = _scaled(crf, max(labels.shape))
+    return ops.dense_crf_labels(labels[None], image[None], num_labels, gt_prob=crf.gt_prob, **settings)[0]
+
+
+def refine_scores(labels: Tensor, image: Tensor, crf: Crf) -> tuple[Tensor, Tensor]:
+    """The probabilities behind `refine_labels`, whose labels are their argmax.
+
+    Returns:
+        The L labels that occur, ascending, and their probabilities fp32 [L, H, W].
+    """
+    present = labels.unique()
+    if len(present) == 1:
+        return present, torch.ones(1, *labels.shape, device=labels.device)
+    given = labels == present[:, None, None]  # [L, H, W]
+    prob = torch.where(given, crf.gt_prob, (1 - crf.gt_prob) / (len(present) - 1))
+    return present, ops.dense_crf(prob[None], image[None], **_scaled(crf, max(labels.shape)))[0]
+
+
+def _scaled(crf: Crf, side: int) -> dict:
+    scale = side / VOC_SIDE
+    return {
+        "iterations": crf.iterations,
+        "gaussian": (crf.gaussian[0] * scale, crf.gaussian[1]),
+        "bilateral": (crf.bilateral[0] * scale, *crf.bilateral[1:]),
+    }
+
+
+def affinity_labels(cam: Tensor, keys: Tensor, image: Tensor, num_classes: int, settings: Affinity) -> Tensor:
+    """What is certain in the CAMs of an image, for AffinityNet (IRN's rule).
+
+    The CAMs are cut at a high and at a low threshold, and both label maps are refined by the CRF. A pixel is of the
+    class that the high one says; background if both say so; else unknown.
+
+    Args:
+        cam: [P, H, W] in [0, 1]; keys: int64 [P] their classes 0..K-1.
+        image: uint8 [3, H, W].
+
+    Returns:
+        int64 [H, W]: 0 background, k + 1 class k, 255 unknown.
+    """
+    if len(keys) == 0:
+        return torch.zeros(image.shape[1:], dtype=torch.int64, device=image.device)
+    top, which = cam.float().max(0)
+    high, low = (
+        refine_labels(torch.where(top > threshold, keys[which] + 1, 0), image, num_classes + 1, settings.crf)
+        for threshold in (settings.foreground, settings.background)
+    )
+    return torch.where(high > 0, high, torch.where(low > 0, IGNORE, 0))

@@ -1,4 +1,4 @@
-"""Train CamGuide from image tags: teacher -> stage 1 -> 2 -> 3, CAMs and scores after each.
+"""Train CamGuide from image tags: teacher -> stage 1 -> 2 -> 3 -> AffinityNet -> walk -> final labels, with scores.
 
 Without --data a small set is generated first, so that the whole method can be watched in minutes.
 """
@@ -20,7 +20,7 @@ from .config import PRESETS, Config, from_dict, to_dict
 from .data import make_demo
 from .errors import UserError
 from .fit import Where
-from .pipeline import NAMES, NEEDS, Args, Run
+from .pipeline import NAMES, Args, Run, is_there, needs
 from .report import write_report
 from .results import format_table, read_rows
 
@@ -28,8 +28,8 @@ from .results import format_table, read_rows
 def run(args: Args, where: Where) -> None:
     names = [NAMES[stage] for stage in NAMES if stage in args.stages]
     for name in names:
-        for needed in NEEDS.get(name, ()):
-            if needed not in names and not (args.out / "checkpoints" / f"{needed}.safetensors").exists():
+        for needed in needs(name, args.config):
+            if needed not in names and not is_there(args.out, needed):
                 raise UserError(f"{args.out}: {name} needs {needed}, which is neither there nor among --stages")
     started = time.monotonic()
     current = Run(args, where)

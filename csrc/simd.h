@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 // A function so marked is compiled for AVX-512, AVX2 and the baseline, and the loader picks one: no illegal instruction on
 // an older CPU. `flatten` draws everything that it calls into each copy; a call left over would run baseline code.
@@ -19,16 +18,25 @@
 
 namespace camguide {
 
-// 64 bytes of A: one register of AVX-512, two of AVX2, four of SSE or NEON. Arithmetic works lane by lane.
+// As wide as compilers keep in registers: GCC takes vectors wider than the machine's apart through memory. AVX-512 gains its
+// registers and masks from the copy made for it, not from its width.
+#if defined(__x86_64__)
+constexpr int64_t kVectorBytes = 32;
+#else
+constexpr int64_t kVectorBytes = 16;
+#endif
+
+// Arithmetic works lane by lane.
 template <class A>
 struct Vector {
-  typedef A type __attribute__((vector_size(64)));
+  typedef A type __attribute__((vector_size(kVectorBytes)));
+  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(A))));  // in memory, where it aliases A alone
 };
 template <class A>
 using Vec = typename Vector<A>::type;
 
 template <class A>
-constexpr int64_t lanes = 64 / sizeof(A);
+constexpr int64_t lanes = kVectorBytes / sizeof(A);
 
 template <class A>
 constexpr int64_t round_to_lanes(int64_t n) {
@@ -37,14 +45,12 @@ constexpr int64_t round_to_lanes(int64_t n) {
 
 template <class A>
 CAMGUIDE_INLINE Vec<A> load(const A* from) {
-  Vec<A> v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  return *reinterpret_cast<const typename Vector<A>::unaligned*>(from);
 }
 
 template <class A>
 CAMGUIDE_INLINE void store(A* to, Vec<A> v) {
-  std::memcpy(to, &v, sizeof v);
+  *reinterpret_cast<typename Vector<A>::unaligned*>(to) = v;
 }
 
 }  // namespace camguide

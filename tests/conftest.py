@@ -43,6 +43,24 @@ def _seed() -> None:
     np.random.seed(0)
 
 
+@pytest.fixture
+def same_bits_on_any_threads():
+    """check(f): the tensors that f() returns are the same bits with one thread, with two, and once more."""
+
+    def check(f) -> None:
+        before, results = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2, 2):
+                torch.set_num_threads(threads)
+                results.append(f())
+        finally:
+            torch.set_num_threads(before)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+    return check
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -1,4 +1,4 @@
-"""affinity_random_walk: against the dense matrix power."""
+"""affinity_random_walk, the op and its twin: against the dense matrix power."""
 
 import itertools
 import math
@@ -7,8 +7,17 @@ import cv2
 import pytest
 import torch
 
-from camguide_fast import ops
+from camguide_fast import ops, reference
 from camguide_fast.reference.affinity_walk import half_plane_offsets, segment_cells
+
+
+def twin(cam, edge, radius=5, beta=10.0, log2_steps=8):
+    return reference.affinity_random_walk(cam, edge, radius, beta, log2_steps)
+
+
+@pytest.fixture(params=[ops.affinity_random_walk, twin], ids=["op", "twin"])
+def walk(request):
+    return request.param
 
 
 def distance_to_segment(y, x, dy, dx):
@@ -67,9 +76,9 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (9, 11), (17, 13)], ids=str)
-def test_equals_the_dense_power(size):
+def test_equals_the_dense_power(walk, size):
     cam, edge = case(2, 3, *size)
-    result = ops.affinity_random_walk(cam, edge)
+    result = walk(cam, edge)
     for i in range(2):
         torch.testing.assert_close(
             result[i : i + 1], dense_walk(cam[i : i + 1], edge[i : i + 1]), rtol=1e-9, atol=1e-12
@@ -77,14 +86,59 @@ def test_equals_the_dense_power(size):
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(radius=1), dict(radius=3, beta=2.5), dict(radius=12, log2_steps=2), dict(beta=0)], ids=str
+    "settings",
+    [
+        dict(radius=1),
+        dict(radius=3, beta=2.5),
+        dict(radius=12, log2_steps=2),
+        dict(beta=0),
+        *(dict(log2_steps=n) for n in (0, 1, 5, 10)),
+    ],
+    ids=str,
 )
-def test_settings(settings):
+def test_settings(walk, settings):
     cam, edge = case(1, 2, 6, 8)
-    torch.testing.assert_close(ops.affinity_random_walk(cam, edge, **settings), dense_walk(cam, edge, **settings))
+    torch.testing.assert_close(walk(cam, edge, **settings), dense_walk(cam, edge, **settings), rtol=1e-9, atol=1e-12)
 
 
-def test_real_image(voc):
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
+def test_classes_do_not_meet(channels):
+    cam, edge = case(1, channels, 7, 19, torch.float32)
+    alone = [ops.affinity_random_walk(cam[:, [k]], edge) for k in range(channels)]
+    torch.testing.assert_close(ops.affinity_random_walk(cam, edge), torch.cat(alone, 1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(94, 125), (40, 16), (16, 33), (2, 200)], ids=str)
+def test_fp32_at_sizes_of_photographs(walk, size):
+    """fp64, which the dense power confirms, is the oracle where the matrix would not fit."""
+    cam, edge = case(1, 3, *size, torch.float32)
+    exact = ops.affinity_random_walk(cam.double(), edge.double())
+    difference = (walk(cam, edge) - exact).abs()
+    assert (difference <= 3e-5 * exact).all() and difference.max() <= 1e-5 * exact.max()
+
+
+def test_a_walk_is_its_halves_in_turn():
+    """No truncation shows: 2^9 steps are twice 2^8."""
+    cam, edge = case(1, 2, 20, 30)
+    half = ops.affinity_random_walk(cam, edge)
+    again = ops.affinity_random_walk(half / (1 - edge), edge)  # the walk begins with cam * (1 - edge)
+    torch.testing.assert_close(again, ops.affinity_random_walk(cam, edge, log2_steps=9), rtol=1e-11, atol=0)
+
+
+def test_same_bits_twice_and_for_any_number_of_threads():
+    cam, edge = case(2, 5, 50, 61, torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(ops.affinity_random_walk(cam, edge))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_real_image(walk, voc):
     """CAM-like blobs on a photograph's gradient, the edges an AffinityNet would give, at 32 x 40 cells."""
     image = cv2.imread(str(sorted((voc / "JPEGImages").glob("*.jpg"))[0]))
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (40, 32), interpolation=cv2.INTER_AREA).astype("float32")
@@ -94,42 +148,52 @@ def test_real_image(voc):
     cam = torch.stack([torch.exp(-8 * ((y - c) ** 2 + (x - c) ** 2)) for c in (-0.4, 0.1, 0.5)])[None]
     exact = dense_walk(cam, edge)
     for dtype, bound in [(torch.float32, 1e-5), (torch.float64, 1e-10)]:
-        result = ops.affinity_random_walk(cam.to(dtype), edge.to(dtype))
+        result = walk(cam.to(dtype), edge.to(dtype))
         assert ((result - exact).abs() <= bound * exact).all()
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str)
-def test_half_precision(dtype, bound):
+def test_half_precision(walk, dtype, bound):
     cam, edge = (x.to(dtype) for x in case(1, 2, 9, 11))
-    result = ops.affinity_random_walk(cam, edge)
+    result = walk(cam, edge)
     exact = ops.affinity_random_walk(cam.double(), edge.double())
     assert result.dtype == dtype
     assert (result - exact).abs().max() <= bound * exact.abs().max()
 
 
-def test_what_a_walk_keeps():
+def test_dtypes_may_differ():
+    cam, edge = case(1, 2, 9, 11, torch.float32)
+    for first, second in itertools.product((torch.float64, torch.float32, torch.float16, torch.bfloat16), repeat=2):
+        x, e = cam.to(first), edge.to(second)
+        exact = ops.affinity_random_walk(x.double(), e.double())
+        result = ops.affinity_random_walk(x, e)
+        assert result.dtype == first
+        assert (result - exact).abs().max() <= max(16 * torch.finfo(first).eps, 1e-12) * exact.max()
+
+
+def test_what_a_walk_keeps(walk):
     flat = torch.full((1, 1, 12, 9), 0.7, dtype=torch.float64)
     none = torch.zeros_like(flat)
-    assert torch.equal(ops.affinity_random_walk(flat.float(), none.float()), flat.float())  # not even rounding moves it
+    assert torch.equal(walk(flat.float(), none.float()), flat.float())  # not even rounding moves it
     cam, edge = case(1, 2, 12, 9)
     # A is symmetric, so what a cell holds times its column sum is only moved about; without edges A counts neighbours.
     disc = [(y, x) for y in range(-4, 5) for x in range(-4, 5) if y * y + x * x < 25]
     count = torch.tensor(
         [[sum(0 <= i + y < 12 and 0 <= j + x < 9 for y, x in disc) for j in range(9)] for i in range(12)]
     )
-    result = ops.affinity_random_walk(cam, none, log2_steps=3)
+    result = walk(cam, none, log2_steps=3)
     torch.testing.assert_close((result * count).sum((2, 3)), (cam * count).sum((2, 3)))
     for turn in (lambda t: t.flip(2), lambda t: t.flip(3), lambda t: t.transpose(2, 3)):
-        expected = turn(ops.affinity_random_walk(cam, edge, log2_steps=4))
-        torch.testing.assert_close(ops.affinity_random_walk(turn(cam), turn(edge), log2_steps=4), expected)
+        expected = turn(walk(cam, edge, log2_steps=4))
+        torch.testing.assert_close(walk(turn(cam), turn(edge), log2_steps=4), expected)
 
 
-def test_a_closed_wall_holds():
+def test_a_closed_wall_holds(walk):
     edge = torch.zeros(1, 1, 20, 20)
     for i in range(20):  # a diagonal wall, one cell wide: its cells touch at their corners only
         edge[0, 0, i, i] = 1
     cam = torch.ones(20, 20).tril(-1)[None, None]
-    result = ops.affinity_random_walk(cam, edge)
+    result = walk(cam, edge)
     torch.testing.assert_close(result, cam)
 
 

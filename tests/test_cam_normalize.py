@@ -19,9 +19,11 @@ SHAPES = [
 HALF = [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["op", "reference", "triton"])
 def rows(request):
-    """The module whose cam_normalize and cam_normalize_backward are tested."""
+    """What holds the cam_normalize and cam_normalize_backward that are tested; op: the dispatcher's choice."""
+    if request.param == "op":
+        return torch.ops.camguide_fast
     if request.param == "reference":
         return reference
     pytest.importorskip("triton")
@@ -105,6 +107,18 @@ def test_gradient():
     f = maps((2, 2, 4, 5)).cpu()
     f[0, 0, 0, 0] += 1  # finite differences want a maximum without ties
     assert torch.autograd.gradcheck(ops.cam_normalize, f.requires_grad_())
+
+
+def test_same_bits(same_bits_on_any_threads):
+    f, g = maps((2, 3, 61, 67), torch.float32).cpu(), torch.randn(2, 3, 61, 67)
+
+    def both():
+        cam, peak = torch.ops.camguide_fast.cam_normalize(f, 1e-5)
+        return cam, peak, torch.ops.camguide_fast.cam_normalize_backward(g, f, peak, 1e-5)
+
+    same_bits_on_any_threads(both)
+    twin, peak = reference.cam_normalize(f, 1e-5)
+    assert torch.equal(both()[0], twin) and torch.equal(both()[1], peak)
 
 
 def test_ties_share_the_gradient():

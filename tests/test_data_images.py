@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camguide_fast.data import VOC_PALETTE, read_image, read_mask, train_view, write_mask
+from camguide_fast.data import VOC_PALETTE, mask_made_by, read_image, read_mask, train_view, write_mask
 from camguide_fast.data import images as images_module
-from camguide_fast.data.augment import resize_long_side
+from camguide_fast.data.augment import View, resize_long_side
 from camguide_fast.errors import DataError, UserError
 
 
@@ -159,3 +159,27 @@ def test_long_side_is_drawn_from_the_whole_range():
     image = np.zeros((10, 20, 3), np.uint8)
     widths = {train_view(image, np.random.default_rng(seed), 32, (16, 24))[1].any(0).sum() for seed in range(200)}
     assert widths == set(range(16, 25))
+
+
+@pytest.mark.parametrize("long_side, crop", [(60, 32), (30, 48), (90, 64)])
+def test_masks_go_where_their_image_goes(long_side, crop):
+    mask = np.zeros((60, 45), np.uint8)
+    mask[20:50, 5:30] = 1
+    image = np.repeat(mask[..., None] * 200, 3, 2)
+    for seed in range(8):
+        view = View.draw(np.random.default_rng(seed), crop, (long_side, long_side))
+        pixels, valid = view.image(image)
+        labels = view.mask(mask)
+        assert labels.shape == (crop, crop) and np.array_equal(labels == 255, ~valid)
+        sharp = valid & ((pixels[..., 0] < 20) | (pixels[..., 0] > 180))  # resizing blurs borders
+        assert np.array_equal(labels[sharp], (pixels[..., 0] > 100)[sharp].astype(np.uint8))
+        assert sharp.sum() > 0.7 * valid.sum()
+
+
+def test_a_mask_says_what_it_is_made_from(tmp_path):
+    write_mask(tmp_path / "a.png", np.zeros((3, 4), np.uint8), "these settings")
+    write_mask(tmp_path / "b.png", np.zeros((3, 4), np.uint8))
+    assert mask_made_by(tmp_path / "a.png") == "these settings"
+    assert mask_made_by(tmp_path / "b.png") == mask_made_by(tmp_path / "none.png") == ""
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
+    assert mask_made_by(tmp_path / "a.png") == ""

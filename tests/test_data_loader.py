@@ -185,3 +185,11 @@ def test_full_images_with_broken_files(split, workers):
         list(full_images(good, workers))
     with pytest.raises(ValueError, match="workers"):
         full_images(split, -1)
+
+
+def test_masks_travel_with_their_images(split):
+    masked = replace(split, records=split.records[1:])
+    batch = next(_loader(masked, with_masks=True).epoch(0))
+    assert batch["mask"].dtype == torch.uint8 and batch["mask"].shape == (2, 24, 24)
+    assert torch.equal(batch["mask"] == 255, ~batch["valid"][:, 0]) and (batch["mask"] == 1).any()
+    assert "mask" not in next(_loader(split).epoch(0))

@@ -1,6 +1,7 @@
 """dense_crf, dense_crf_labels: mean field on the permutohedral lattice, as pydensecrf."""
 
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -38,8 +39,24 @@ def pydensecrf(unary, image, iterations=5, gaussian=GAUSSIAN, bilateral=BILATERA
     return torch.from_numpy(np.array(crf.inference(iterations))).view(n, h, w)
 
 
-def assert_like_pydensecrf(unary, image, **settings):
-    ours = ops.dense_crf(None, image[None], unary=unary[None], **settings)[0]
+def flat(gaussian, bilateral):
+    """Terms as the op and the twin take them."""
+    (near, near_weight), (far, colour, weight) = gaussian, bilateral
+    return [near, near, near_weight], [far, far, colour, colour, colour, weight]
+
+
+def crf(row, prob, image, iterations=5, gaussian=GAUSSIAN, bilateral=BILATERAL, unary=None):
+    """The op, which the C++ kernel serves where it is built, or the twin."""
+    if row == "op":
+        return ops.dense_crf(prob, image, iterations, gaussian, bilateral, unary)
+    return reference.dense_crf(prob, image, iterations, *flat(gaussian, bilateral), unary)
+
+
+ROWS = pytest.mark.parametrize("row", ["op", "twin"])
+
+
+def assert_like_pydensecrf(unary, image, row="op", **settings):
+    ours = crf(row, None, image[None], unary=unary[None], **settings)[0]
     theirs = pydensecrf(unary, image, **settings)
     assert (ours - theirs).abs().max() <= 1e-3
     assert (ours.argmax(0) == theirs.argmax(0)).float().mean() >= 0.999
@@ -58,50 +75,113 @@ def scribbles(path, labels):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("labels", [3, 6, 21])
-def test_equals_pydensecrf_on_its_examples(images, number, labels):
-    assert_like_pydensecrf(scribbles(images / f"anno{number}.png", labels), read(images / f"im{number}.png"))
+@pytest.mark.parametrize("row, labels", [("op", 3), ("op", 6), ("op", 21), ("twin", 3)])
+def test_equals_pydensecrf_on_its_examples(images, number, row, labels):
+    assert_like_pydensecrf(scribbles(images / f"anno{number}.png", labels), read(images / f"im{number}.png"), row)
 
 
-@pytest.mark.parametrize("labels", [3, 21])
-def test_equals_pydensecrf_on_photographs(voc, labels):
+@pytest.mark.parametrize("row, labels, count", [("op", 3, 20), ("op", 21, 4), ("twin", 3, 2)])
+def test_equals_pydensecrf_on_photographs(voc, row, labels, count):
     names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
-    for name in names[:60:30]:
+    for name in names[:: len(names) // count][:count]:
         image = read(voc / f"JPEGImages/{name}.jpg")
         prob, _ = case(tuple(image.shape[1:]), labels, torch.float32)
-        assert_like_pydensecrf(-torch.log(prob[0]), image)
+        assert_like_pydensecrf(-torch.log(prob[0]), image, row)
 
 
-def test_equals_pydensecrf_with_other_settings(images):
+@ROWS
+def test_equals_pydensecrf_with_other_settings(images, row):
     unary, image = scribbles(images / "anno1.png", 3), read(images / "im1.png")
-    assert_like_pydensecrf(unary, image, iterations=10, gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
-    assert_like_pydensecrf(unary, image, iterations=2, gaussian=(0.75, 3.0), bilateral=(20.0, 13.0, 10.0))
+    assert_like_pydensecrf(unary, image, row, iterations=10, gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
+    assert_like_pydensecrf(unary, image, row, iterations=2, gaussian=(0.75, 3.0), bilateral=(20.0, 13.0, 10.0))
 
 
+@ROWS
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 3), (6, 6), (33, 17)], ids=str)
 @pytest.mark.parametrize("labels", [1, 2, 5])
 @pytest.mark.parametrize("brightest", [255, 40, 0])  # dark: pixels near black meet the vertices of pydensecrf's filling
-def test_equals_pydensecrf_when_small(shape, labels, brightest):
+def test_equals_pydensecrf_when_small(row, shape, labels, brightest):
     image = torch.randint(0, brightest + 1, (3, *shape), dtype=torch.uint8)
-    assert_like_pydensecrf(-torch.log(torch.rand(labels, *shape).clamp(min=1e-5)), image)
+    assert_like_pydensecrf(-torch.log(torch.rand(labels, *shape).clamp(min=1e-5)), image, row)
 
 
-def test_as_close_to_the_exact_filter_as_pydensecrf():
-    n, sxy, srgb = 24, 8.0, 30.0
+@pytest.mark.parametrize("shape", [(1, 1), (2, 61), (31, 33), (32, 32), (32, 64), (64, 65), (40, 101)], ids=str)
+@pytest.mark.parametrize("labels", [1, 4, 5, 8, 9, 17])
+def test_equals_the_twin(shape, labels):
+    """In fp64 to rounding: the same vertices and weights, at the borders of tiles of pixels and of blocks of labels."""
+    prob, image = case(shape, labels, batch=2)
+    torch.testing.assert_close(crf("op", prob, image), crf("twin", prob, image), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("bilateral", [(50.0, 1.0, 10.0), (3.0, 2.0, 5.0), (1e4, 1e4, 9.0), (0.5, 300.0, 3.0)], ids=str)
+@pytest.mark.parametrize("gaussian", [(0.3, 2.0), (200.0, 1.0)], ids=str)
+def test_any_size_of_lattice(gaussian, bilateral):
+    """From one simplex for all pixels to vertices for each pixel alone."""
+    prob, image = torch.rand(1, 2, 50, 70, dtype=torch.float64), torch.randint(256, (1, 3, 50, 70)).to(torch.uint8)
+    ours, expected = (crf(row, prob, image, 2, gaussian, bilateral) for row in ("op", "twin"))
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_several_terms():
+    prob, image = case((37, 45))
+    near, far = [((3.0, 2.0), 1.5), (5.0, 1.0)], [((40.0, 20.0), (5.0, 9.0, 7.0), 4.0), (10.0, 20.0, 1.0)]
+    ours = ops.dense_crf(prob, image, 5, near, far)
+    numbers = [3.0, 2.0, 1.5, 5.0, 5.0, 1.0], [40.0, 20.0, 5.0, 9.0, 7.0, 4.0, 10.0, 10.0, 20.0, 20.0, 20.0, 1.0]
+    torch.testing.assert_close(ours, reference.dense_crf(prob, image, 5, *numbers, None), rtol=1e-9, atol=1e-12)
+    once, twice = ops.dense_crf(prob, image, 5, (3.0, 2.0)), ops.dense_crf(prob, image, 5, [(3.0, 1.0)] * 2)
+    torch.testing.assert_close(once, twice, rtol=1e-9, atol=1e-12)
+    assert torch.equal(ops.dense_crf(prob, image, 5, [], []), ops.dense_crf(prob, image, 0))
+    near_alone = ops.dense_crf(prob, image, 5, near, [])
+    torch.testing.assert_close(near_alone, ops.dense_crf(prob, image, 5, near, (50.0, 5.0, 0.0)), rtol=1e-9, atol=1e-12)
+
+
+def test_settings_of_the_field():
+    prob, image = case((16, 20), dtype=torch.float32)
+    for use, gaussian, bilateral in [
+        ("labels", (3.0, 3.0), (50.0, 5.0, 10.0)),
+        ("softmax", (3.0, 3.0), (80.0, 13.0, 10.0)),
+        ("clip_es", (1.0, 3.0), (67.0, 3.0, 4.0)),
+    ]:
+        assert ops.crf_settings(use) == dict(iterations=10, gaussian=gaussian, bilateral=bilateral)
+    small = ops.crf_settings("softmax", scale=4)
+    assert small == dict(iterations=10, gaussian=(0.75, 3.0), bilateral=(20.0, 13.0, 10.0))
+    assert ops.dense_crf(prob, image, **small).shape == prob.shape
+    assert ops.dense_crf_labels(prob.argmax(1), image, 3, **ops.crf_settings("labels")).shape == (1, 16, 20)
+    with pytest.raises(ValueError, match="use must be one of labels, softmax, clip_es, got 'irn'"):
+        ops.crf_settings("irn")
+    with pytest.raises(ValueError, match="scale must be a number > 0"):
+        ops.crf_settings("labels", 0)
+
+
+def test_large_images():
+    """1920 x 1080: as its upper left corner is, far from the cut."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 27, 48), dtype=np.uint8))
+    image = torch.nn.functional.interpolate(image.float(), (1080, 1920), mode="bilinear").to(torch.uint8)
+    prob = torch.stack([image[:, 0] / 255, 1 - image[:, 0] / 255], 1)
+    settings = (2, (3.0, 3.0), (2.0, 20.0, 5.0))
+    q, corner = ops.dense_crf(prob, image, *settings), (Ellipsis, slice(100), slice(100))
+    torch.testing.assert_close(q.sum(1), torch.ones(1, 1080, 1920))
+    part = ops.dense_crf(prob[..., :200, :200], image[..., :200, :200], *settings)
+    torch.testing.assert_close(q[corner], part[corner], rtol=0, atol=2e-3)
+
+
+@ROWS
+def test_as_close_to_the_exact_filter_as_pydensecrf(row):
+    """One step with two labels shows the filter: log Q0/Q1 + U0 - U1 is the filtered difference."""
+    n, sxy, srgb = 48, 8.0, 30.0
     prob, image = case((n, n), labels=2)
-    features = twin._bilateral_features(image[0], sxy, srgb)
-    kernel = torch.exp(-(torch.cdist(features.double(), features.double()) ** 2) / 2)
+    features = twin._bilateral_features(image[0], [sxy, sxy, srgb, srgb, srgb]).double()
+    kernel = torch.exp(-(torch.cdist(features, features) ** 2) / 2)
     kernel = kernel / (kernel.sum(0) * kernel.sum(1)[:, None]).sqrt()
-    exact = kernel @ prob[0].flatten(1).T
-    ours = permutohedral.blur(permutohedral.build(features, torch.float64), prob[0].flatten(1).T.contiguous())
-    # One step with two labels shows pydensecrf's filter: log Q0/Q1 + U0 - U1 is the filtered difference.
-    unary = -torch.log(prob[0])
-    q = pydensecrf(unary, image[0], 1, (3.0, 0.0), (sxy, srgb, 1.0)).double()
-    theirs = (torch.log(q[0] / q[1]) + unary[0] - unary[1]).flatten()
-    exact_difference = exact[:, 0] - exact[:, 1]
-    our_error = (ours[:, 0] - ours[:, 1] - exact_difference).abs()
-    assert our_error.mean() <= 1.01 * (theirs - exact_difference).abs().mean()
-    assert our_error.mean() <= 0.15 * exact_difference.abs().mean()
+    exact = kernel @ (prob[0, 0] - prob[0, 1]).flatten()
+    unary, settings = -torch.log(prob), (1, (3.0, 0.0), (sxy, srgb, 1.0))
+
+    def error(q):
+        return ((torch.log(q[0] / q[1]) + unary[0, 0] - unary[0, 1]).flatten() - exact).abs().mean()
+
+    ours = error(crf(row, None, image, *settings, unary=unary)[0])
+    assert ours <= 1.01 * error(pydensecrf(unary[0], image[0], *settings).double())
+    assert ours <= 0.15 * exact.abs().mean()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +192,7 @@ def test_precision(dtype, bound):
     prob = prob.to(dtype).double()
     out = ops.dense_crf(prob.to(dtype), image)
     assert out.dtype == dtype
-    exact = reference.dense_crf(prob, image, 5, list(GAUSSIAN), list(BILATERAL), None)
+    exact = reference.dense_crf(prob, image, 5, *flat(GAUSSIAN, BILATERAL), None)
     assert (out.double() - exact).abs().max() <= bound
     assert ops.dense_crf(prob, image).dtype == torch.float64
 
@@ -121,8 +201,9 @@ def test_is_the_mean_field_of_its_kernels():
     """Against dense matrices made of the filter's own columns: self term, Potts, order of the steps."""
     prob, image = case((6, 5))
     eye = torch.eye(30, dtype=torch.float64)
-    near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, torch.float64, prob.device), eye)
-    alike = permutohedral.blur(permutohedral.build(twin._bilateral_features(image[0], 50.0, 5.0), torch.float64), eye)
+    near = permutohedral.blur(twin._gaussian_lattice(6, 5, 3.0, 3.0, torch.float64, prob.device), eye)
+    features = twin._bilateral_features(image[0], flat(GAUSSIAN, BILATERAL)[1][:5])
+    alike = permutohedral.blur(permutohedral.build(features, torch.float64), eye)
     assert near.diagonal().min() > 0 and alike.diagonal().min() > 0
     p = prob[0].flatten(1).clamp(1e-5, 1)
     q = p / p.sum(0)
@@ -144,7 +225,7 @@ def test_forms_of_input():
     expected = ops.dense_crf(prob, image)
     torch.testing.assert_close(expected.sum(1), torch.ones(2, 11, 14))
     same = dict(rtol=0, atol=0)
-    torch.testing.assert_close(ops.dense_crf(None, image, unary=-torch.log(prob)), expected, **same)
+    torch.testing.assert_close(ops.dense_crf(None, image, unary=-torch.log(prob)), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(ops.dense_crf(prob, image.float() / 255), expected, **same)
     torch.testing.assert_close(ops.dense_crf(prob[1:], image[1:]), expected[1:], **same)
     strided = prob.transpose(2, 3).contiguous().transpose(2, 3)
@@ -156,17 +237,30 @@ def test_forms_of_input():
     torch.testing.assert_close(first, torch.tensor([1 / (1 + 1e-5), 1e-5 / (1 + 1e-5)]))
 
 
-def test_same_bits_with_any_number_of_threads_and_under_autocast():
-    prob, image = case((64, 80), dtype=torch.float32)
-    threads, expected = torch.get_num_threads(), ops.dense_crf(prob, image)
+@pytest.mark.parametrize("labels", [3, 7, 19])
+def test_same_bits_with_any_number_of_threads_and_under_autocast(labels):
+    prob, image = case((75, 140), labels, torch.float32)
+    given = prob.argmax(1)
+    threads = torch.get_num_threads()
+    expected, refined = ops.dense_crf(prob, image), ops.dense_crf_labels(given, image, labels)
     try:
-        torch.set_num_threads(1 if threads > 1 else 2)
-        again = ops.dense_crf(prob, image)
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(ops.dense_crf(prob, image), expected)
+            assert torch.equal(ops.dense_crf_labels(given, image, labels), refined)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(again, expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ops.dense_crf(prob, image), expected)
+
+
+def test_callers_in_several_threads():
+    """More sizes than lattices are kept, in turn and at once."""
+    cases = [case((20 + i, 30), dtype=torch.float32) for i in range(7)]
+    expected = [ops.dense_crf(*c) for c in cases]
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(lambda c: ops.dense_crf(*c), cases * 5), expected * 5, strict=True):
+            assert torch.equal(got, wanted)
 
 
 def test_cache_is_bounded():
@@ -176,14 +270,18 @@ def test_cache_is_bounded():
 def test_nan_spreads_where_values_are_not_checked():
     prob, image = case((4, 5))
     image = image.double() / 255
-    for wrong in (torch.nan, torch.inf):
-        image[0, 0, 1, 1] = wrong
-        assert reference.dense_crf(prob, image, 1, list(GAUSSIAN), list(BILATERAL), None)[0, :, 1, 1].isnan().all()
+    for row in (torch.ops.camguide_fast.dense_crf, reference.dense_crf):
+        for wrong in (torch.nan, torch.inf):
+            image[0, 0, 1, 1] = wrong
+            assert row(prob, image, 1, *flat(GAUSSIAN, BILATERAL), None)[0, :, 1, 1].isnan().all()
+        spoilt = prob.clone()
+        spoilt[0, 1, 2, 3] = torch.nan
+        assert row(spoilt, image.nan_to_num(0, 0), 1, *flat(GAUSSIAN, BILATERAL), None)[0, :, 2, 3].isnan().all()
 
 
 def test_opcheck_and_compile():
     prob, image = case((5, 6), dtype=torch.float32)
-    settings = (5, list(GAUSSIAN), list(BILATERAL))
+    settings = (5, *flat(GAUSSIAN, BILATERAL))
     torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (prob, image, *settings, None))
     torch.library.opcheck(torch.ops.camguide_fast.dense_crf.default, (None, image, *settings, -torch.log(prob)))
     labels = prob.argmax(1)
@@ -225,9 +323,7 @@ def test_labels_of_few_kinds():
     assert set(out[1].unique().tolist()) <= {0, 1}
     torch.testing.assert_close(ops.dense_crf_labels(labels, image, 5, iterations=0)[1], labels[1])
     outside = torch.where(labels == 4, 9, labels)  # where values are not looked at, a label out of range counts as 255
-    assert (
-        reference.dense_crf_labels(outside, image, 5, 0.7, 1, list(GAUSSIAN), list(BILATERAL))[0] == outside[0]
-    ).all()
+    assert (reference.dense_crf_labels(outside, image, 5, 0.7, 1, *flat(GAUSSIAN, BILATERAL))[0] == outside[0]).all()
 
 
 def test_many_labels():
@@ -258,6 +354,11 @@ def test_many_labels():
         (dict(bilateral=(50.0, -5.0, 10.0)), "srgb of bilateral must be a number > 0"),
         (dict(bilateral=(50.0, 5.0, torch.inf)), "weight of bilateral must be finite"),
         (dict(bilateral=5.0), r"bilateral must be \(sxy, srgb, weight\)"),
+        (dict(bilateral=[(50.0, 5.0, 10.0), (50.0, 5.0)]), r"bilateral must be .* got \(50.0, 5.0\)"),
+        (dict(bilateral=(50.0, (5.0, 5.0), 10.0)), "srgb of bilateral must be a number or 3 numbers"),
+        (dict(gaussian=((3.0, 0.0), 3.0)), "sxy of gaussian must be a number > 0"),
+        (dict(gaussian=((3.0, torch.inf), 3.0)), "sxy of gaussian must be finite"),
+        (dict(gaussian=((3.0, 3.0, 3.0), 3.0)), "sxy of gaussian must be a number or 2 numbers"),
         (dict(image=torch.rand(1, 3, 4, 4), bilateral=(50.0, 1e-6, 10.0)), "a sigma is too small"),
         (dict(image=torch.rand(1, 3, 4, 4), bilateral=(50.0, 5e-3, 10.0)), "a sigma is too small"),
     ],

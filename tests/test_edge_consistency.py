@@ -13,6 +13,19 @@ DEFAULTS = dict(tau=0.1, delta=0.05, gamma=2.0, tau_hard=0.35, lambda_hard=2.0)
 OP = ops.edge_consistency_loss
 
 
+def twin(cam, support, label, valid=None, **options):
+    """As autograd differentiates it."""
+    return reference.edge_consistency_loss(cam, support, label, *(DEFAULTS | options).values(), valid)
+
+
+IMPLEMENTATIONS = {"op": OP, "reference": twin}  # the row that the dispatcher chooses, and the twin
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def loss_of(request):
+    return IMPLEMENTATIONS[request.param]
+
+
 def case(shape, dtype=torch.float64):
     b, k, h, w = shape
     label = torch.rand(b, k) < 0.5
@@ -52,13 +65,13 @@ def brute_force(cam, support, label, tau, delta, gamma, tau_hard, lambda_hard):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("options", [DEFAULTS, dict(tau=0.05, delta=0.0, gamma=1.5, tau_hard=0.6, lambda_hard=0.5)])
-def test_equals_the_definition(shape, options):
+def test_equals_the_definition(loss_of, shape, options):
     cam, support, label = case(shape)
-    loss = OP(cam, support, label, **options)
+    loss = loss_of(cam, support, label, **options)
     torch.testing.assert_close(loss, brute_force(cam, support, label, **options), rtol=1e-10, atol=1e-12)
 
 
-def test_by_hand():
+def test_by_hand(loss_of):
     cam = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     cam[..., 8:] = 1  # a straight step: Gaussian taps g0, g1, g2 leave slopes over six columns
     g = torch.exp(-(torch.arange(3.0, dtype=torch.float64) ** 2) / 4.5)
@@ -67,72 +80,74 @@ def test_by_hand():
     u = slope - 0.05
     hard = u[slope > 0.35].sum()
     expected = (2 * 16 * (u**2).sum() + 2 * (2 * 16 * hard)) / 256
-    torch.testing.assert_close(OP(cam, flat, torch.ones(1, 1)), expected)
+    torch.testing.assert_close(loss_of(cam, flat, torch.ones(1, 1)), expected)
     edge = flat.clone()
     edge[..., 4:12] = 0.1  # not < tau: the image explains the edge
-    assert OP(cam, edge, torch.ones(1, 1)) == 0
+    assert loss_of(cam, edge, torch.ones(1, 1)) == 0
     half = flat.clone()
     half[..., 8:] = 0.5  # the right half leaves the sum and N alike
-    torch.testing.assert_close(OP(cam, half, torch.ones(1, 1)), expected)
-    torch.testing.assert_close(OP(cam * 7, flat, torch.ones(1, 1)), expected)  # E has no scale
+    torch.testing.assert_close(loss_of(cam, half, torch.ones(1, 1)), expected)
+    torch.testing.assert_close(loss_of(cam * 7, flat, torch.ones(1, 1)), expected)  # E has no scale
 
 
-def test_gradient_with_the_maximum_held():
+def test_gradient_with_the_maximum_held(loss_of):
     """gradcheck sees the maximum move, backward detaches it: a step beyond the counted pixels holds it."""
     cam, support, label = case((2, 2, 6, 12))
     cam[..., 11:], support[..., 5:] = 8, 1
     left = cam[..., :6].clone().requires_grad_()
 
     def loss(left):
-        return 300 * OP(torch.cat([left, cam[..., 6:]], 3), support * 0.1, label, delta=0.0, tau_hard=1e-3)
+        return 300 * loss_of(torch.cat([left, cam[..., 6:]], 3), support * 0.1, label, delta=0.0, tau_hard=1e-3)
 
     assert torch.autograd.gradcheck(loss, left)
     assert torch.autograd.grad(loss(left), left)[0].abs().max() > 0.1
 
 
-def test_the_maximum_is_detached():
+def test_the_maximum_is_detached(loss_of):
     cam, support, label = case((1, 1, 8, 8))
     cam.requires_grad_()
     m = reference._filters.scharr_norm(reference._filters.gaussian(cam, 5, 1.5))
     e = m / m.max().detach()
     u = torch.where(support < 0.1, (e - support - 0.05).relu(), 0)
     expected = ((u**2).sum() + 2 * (u * (e > 0.35)).sum()) / (support < 0.1).sum()
-    torch.testing.assert_close(torch.autograd.grad(OP(cam, support, label), cam), torch.autograd.grad(expected, cam))
+    torch.testing.assert_close(
+        torch.autograd.grad(loss_of(cam, support, label), cam), torch.autograd.grad(expected, cam)
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_flat_maps_cost_nothing(value, dtype):
+def test_flat_maps_cost_nothing(loss_of, value, dtype):
     """Rounding must not turn a constant into edges, which division by their maximum would make full ones."""
     cam = torch.full((2, 2, 13, 37), value, dtype=dtype, requires_grad=True)
-    (grad,) = torch.autograd.grad(loss := OP(cam, torch.zeros(2, 1, 13, 37), torch.ones(2, 2)), cam)
+    (grad,) = torch.autograd.grad(loss := loss_of(cam, torch.zeros(2, 1, 13, 37), torch.ones(2, 2)), cam)
     assert loss == 0 and not grad.any()
 
 
-def test_no_nan_where_the_norm_is_zero():
+def test_no_nan_where_the_norm_is_zero(loss_of):
     cam = torch.zeros(1, 1, 20, 20)
     cam[..., 10, 10] = 1
     cam.requires_grad_()
-    (grad,) = torch.autograd.grad(OP(cam, torch.zeros(1, 1, 20, 20), torch.ones(1, 1)), cam)
+    (grad,) = torch.autograd.grad(loss_of(cam, torch.zeros(1, 1, 20, 20), torch.ones(1, 1)), cam)
     assert grad.isfinite().all() and grad.any()
 
 
-def test_inactive_classes_are_never_touched():
+def test_inactive_classes_are_never_touched(loss_of):
     cam, support, label = case((3, 4, 9, 8))
     absent = ~label[:, :, None, None].expand_as(cam)
-    expected = torch.autograd.grad(clean := OP(cam.requires_grad_(), support, label), cam)[0]
+    expected = torch.autograd.grad(clean := loss_of(cam.requires_grad_(), support, label), cam)[0]
     poisoned = torch.where(absent, torch.nan, cam).detach().requires_grad_()
-    (grad,) = torch.autograd.grad(loss := OP(poisoned, support, label), poisoned)
+    (grad,) = torch.autograd.grad(loss := loss_of(poisoned, support, label), poisoned)
     assert torch.equal(loss, clean) and torch.equal(grad, expected) and not grad[absent].any()
-    assert OP(torch.where(absent, cam, torch.nan), support, label).isnan()  # but a NaN that counts is not hidden
+    assert loss_of(torch.where(absent, cam, torch.nan), support, label).isnan()  # but a NaN that counts is not hidden
 
 
-def test_nothing_counts():
+def test_nothing_counts(loss_of):
     cam, support, label = case((2, 3, 6, 6), torch.float32)
     cam.requires_grad_()
     nowhere = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
     for s, y, v in [(support, label & False, None), (support + 1, label, None), (support, label, nowhere)]:
-        (grad,) = torch.autograd.grad(loss := OP(cam, s, y, valid=v), cam)
+        (grad,) = torch.autograd.grad(loss := loss_of(cam, s, y, valid=v), cam)
         assert loss == 0 and grad.shape == cam.shape and not grad.any()
 
 
@@ -160,15 +175,77 @@ def test_invalid_pixels_influence_nothing():
 @pytest.mark.parametrize(
     "dtype, bound", [(torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str
 )
-def test_precision(dtype, bound):
+def test_precision(loss_of, dtype, bound):
     cam, support, label = case((2, 20, 23, 31))
     cam = cam.to(dtype)
     exact = cam.double().requires_grad_()
-    loss, expected = OP(cam.requires_grad_(), support, label), OP(exact, support, label)
+    loss, expected = loss_of(cam.requires_grad_(), support, label), loss_of(exact, support, label)
     (grad,), (exact_grad,) = torch.autograd.grad(loss, cam), torch.autograd.grad(expected, exact)
     assert loss.dtype == torch.float32 and grad.dtype == dtype
     assert abs(loss.item() - expected.item()) <= 1e-5 * expected.item()
     assert (grad.double() - exact_grad).abs().max() <= bound * exact_grad.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40, 17), (1, 2, 1, 40), (1, 2, 40, 1), (1, 2, 2, 2), (1, 1, 33, 64)], ids=str)
+@pytest.mark.parametrize("gamma", [2.0, 1.0, 1.5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=str)
+def test_equals_the_twin_on_every_size(shape, gamma, masked, dtype, bound):
+    """The masks first: where an E were within rounding of tau_hard, or of S + delta, values could not be compared."""
+    cam, support, label = case(shape, dtype)
+    valid = torch.nn.functional.interpolate((torch.rand(shape[0], 1, 3, 3) > 0.2).float(), shape[2:]) > 0
+    valid = valid if masked else None
+    exact = cam.double().requires_grad_()
+    x = exact if valid is None else torch.where(valid, exact, 0)
+    m = reference._filters.scharr_norm(reference._filters.gaussian(x, 5, 1.5)).detach()
+    m = m if valid is None else torch.where(reference.edge_consistency._inside(valid), m, 0)
+    e = m / m.amax((2, 3), keepdim=True).clamp(min=1e-12)
+    counts = label[:, :, None, None] & (support < 0.1)
+    near = ((e - 0.35).abs() < 1e-5) | (((e - support - 0.05).abs() < 1e-6) & (m > 0))
+    assert not (near & counts).any()
+    loss, expected = (
+        OP(cam.requires_grad_(), support, label, gamma=gamma, valid=valid),
+        twin(exact, support, label, valid, gamma=gamma),
+    )
+    (grad,), (exact_grad,) = torch.autograd.grad(loss, cam), torch.autograd.grad(expected, exact)
+    assert abs(loss.item() - expected.item()) <= bound * expected.item()
+    assert (grad.double() - exact_grad).abs().max() <= bound * exact_grad.abs().max()
+
+
+def test_masks_are_strict(loss_of):
+    cam, support, label = case((1, 1, 12, 40), torch.float32)
+    support[..., :20] = torch.tensor(0.1)  # tau in fp32: not below it
+    label[:] = True
+    n = (support < 0.1).sum()
+    assert (
+        n < 12 * 20
+        and 1 / torch.ops.camguide_fast.edge_consistency_loss(cam, support, label, *DEFAULTS.values(), None, False)[2]
+        == n
+    )
+    free = loss_of(cam, support * 0, label, lambda_hard=0.0)
+    assert loss_of(cam, support * 0, label, tau_hard=1.0, lambda_hard=5.0) == free  # the largest E is 1, and not > 1
+    assert loss_of(cam, support * 0, label, tau_hard=0.999999, lambda_hard=5.0) > free
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_as_precise_as_the_twin(dtype):
+    cam, support, label = case((2, 20, 23, 31))
+    cam = cam.to(dtype)
+    exact = cam.double().requires_grad_()
+    (expected,) = torch.autograd.grad(twin(exact, support, label) * 100, exact)
+    errors = {}
+    for name, loss_of in IMPLEMENTATIONS.items():
+        leaf = cam.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss_of(leaf, support, label) * 100, leaf)
+        errors[name] = (grad.double() - expected).norm()
+    assert errors["op"] <= 2 * errors["reference"]
+
+
+def test_same_bits(same_bits_on_any_threads):
+    cam, support, label = case((4, 5, 50, 37), torch.float32)
+    op, valid = torch.ops.camguide_fast.edge_consistency_loss, torch.rand(4, 1, 50, 37) > 0.01
+    same_bits_on_any_threads(lambda: op(cam, support, label, *DEFAULTS.values(), None, True))
+    same_bits_on_any_threads(lambda: op(cam, support, label, *DEFAULTS.values(), valid, True))
 
 
 def test_same_in_every_way_of_calling():
@@ -181,8 +258,7 @@ def test_same_in_every_way_of_calling():
     assert torch.equal(OP(cam, support, label.int()), loss.detach())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(OP(leaf, support, label), loss)
-    twin = reference.edge_consistency_loss(cam, support, label, *DEFAULTS.values(), None)
-    torch.testing.assert_close(loss.detach(), twin)
+    torch.testing.assert_close(loss.detach(), twin(cam, support, label))
 
 
 def test_opcheck_and_compile():

@@ -5,9 +5,22 @@ import numpy as np
 import pytest
 import torch
 
-from camguide_fast import ops
+from camguide_fast import ops, reference
 
-SHAPES = [((1, 1), (1, 1)), ((5, 7), (2, 3)), ((23, 31), (6, 8)), ((40, 32), (10, 8)), ((3, 3), (5, 4))]
+SHAPES = [
+    ((1, 1), (1, 1)),
+    ((5, 7), (2, 3)),
+    ((23, 31), (6, 8)),
+    ((40, 32), (10, 8)),
+    ((3, 3), (5, 4)),
+    ((197, 65), (50, 7)),
+]
+IMPLEMENTATIONS = {"op": ops.edge_support, "reference": reference.edge_support}  # the dispatcher's choice, and the twin
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def support_of(request):
+    return IMPLEMENTATIONS[request.param]
 
 
 def image_of(height, width, batch=2):
@@ -35,24 +48,24 @@ def opencv(image, size):
 
 
 @pytest.mark.parametrize("shape, size", SHAPES, ids=str)
-def test_equals_opencv(shape, size):
+def test_equals_opencv(support_of, shape, size):
     image = image_of(*shape)
-    support = ops.edge_support(image, size)
+    support = support_of(image, size)
     assert support.dtype == torch.float32
     torch.testing.assert_close(support.double(), opencv(image, size), rtol=1e-5, atol=1e-6)
 
 
-def test_equals_opencv_on_photographs(images):
+def test_equals_opencv_on_photographs(support_of, images):
     for name in ("cat.bmp", "toy.bmp"):
         rgb = torch.from_numpy(cv2.cvtColor(cv2.imread(str(images / name)), cv2.COLOR_BGR2RGB)).permute(2, 0, 1)[None]
         size = (rgb.shape[2] // 4, rgb.shape[3] // 4)
-        torch.testing.assert_close(ops.edge_support(rgb, size).double(), opencv(rgb, size), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(support_of(rgb, size).double(), opencv(rgb, size), rtol=1e-5, atol=1e-6)
 
 
-def test_by_hand():
+def test_by_hand(support_of):
     image = torch.zeros(1, 3, 32, 32)
     image[..., 16:] = 1
-    support = ops.edge_support(image, (32, 32))
+    support = support_of(image, (32, 32))
     torch.testing.assert_close(
         support[..., 14:18], torch.ones(1, 1, 32, 4)
     )  # strongest on both sides of the step (blur is even), dilated by one
@@ -64,17 +77,17 @@ def test_by_hand():
     torch.testing.assert_close(support[0, 0, 0, 13], (g[1] + g[2]) / (g[0] + g[1]))
 
 
-def test_constant_images_and_scale():
+def test_constant_images_and_scale(support_of):
     for size in [(64, 48), (1, 1), (13, 9)]:
-        assert not ops.edge_support(torch.full((2, 3, *size), 0.3), (4, 4)).any()
+        assert not support_of(torch.full((2, 3, *size), 0.3), (4, 4)).any()
     image = image_of(20, 24)
-    torch.testing.assert_close(ops.edge_support(image.float() / 255, (5, 6)), ops.edge_support(image, (5, 6)))
-    torch.testing.assert_close(ops.edge_support(image.float(), (5, 6)), ops.edge_support(image, (5, 6)))
+    torch.testing.assert_close(support_of(image.float() / 255, (5, 6)), support_of(image, (5, 6)))
+    torch.testing.assert_close(support_of(image.float(), (5, 6)), support_of(image, (5, 6)))
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         wide = (image.float() / 255).to(dtype)
-        torch.testing.assert_close(ops.edge_support(wide, (5, 6)), ops.edge_support(wide.float(), (5, 6)))
+        torch.testing.assert_close(support_of(wide, (5, 6)), support_of(wide.float(), (5, 6)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ops.edge_support(image, (5, 6)), ops.edge_support(image, [5, 6]))
+        assert torch.equal(support_of(image, (5, 6)), support_of(image, [5, 6]))
 
 
 def test_strides_batch_and_repeat():
@@ -82,6 +95,26 @@ def test_strides_batch_and_repeat():
     support = ops.edge_support(image, (5, 6))
     assert torch.equal(ops.edge_support(image.contiguous(memory_format=torch.channels_last), (5, 6)), support)
     assert torch.equal(torch.cat([ops.edge_support(one[None], (5, 6)) for one in image]), support)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_equals_the_twin_in_fp64(dtype):
+    image = image_of(150, 83) if dtype == torch.uint8 else torch.rand(2, 3, 150, 83).to(dtype)
+    exact = image.double() / 255 if dtype == torch.uint8 else image.double()
+    expected = reference.edge_support(exact, (37, 21))
+    torch.testing.assert_close(ops.edge_support(image, (37, 21)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1, 77, 254, 255])
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 100])
+def test_a_constant_has_no_edge_in_any_lane(value, width):
+    for image in (torch.full((1, 3, 70, width), value, dtype=torch.uint8), torch.full((1, 3, 70, width), value / 255)):
+        assert not ops.edge_support(image, (7, width)).any()
+
+
+def test_same_bits(same_bits_on_any_threads):
+    image = image_of(200, 117, batch=3)
+    same_bits_on_any_threads(lambda: [ops.edge_support(image, (50, 29))])
 
 
 def test_opcheck_and_compile():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -11,9 +12,11 @@ from PIL import Image
 from camguide_fast import evaluate as evaluate_module
 from camguide_fast import ops
 from camguide_fast.checkpoint import ModelCard, save_model, write_json
+from camguide_fast.config import default, to_dict
 from camguide_fast.data import Record, Split, open_split, write_mask
 from camguide_fast.errors import DataError, UserError
 from camguide_fast.evaluate import Args, evaluate, evaluate_cams, format_table, score, sweep
+from camguide_fast.paper_tables import paper_tables
 from camguide_fast.results import merge_rows, read_rows
 from camguide_fast.scores import THRESHOLDS, iou, label_map
 
@@ -279,3 +282,75 @@ def test_run_cli(capsys):
         assert stop.value.code == code and capsys.readouterr().err == text
     with pytest.raises(ValueError):  # a bug keeps its traceback
         evaluate_module.run_cli(raises(ValueError("bug")))
+
+
+def test_default_threshold_row(tmp_path):
+    cams, split = make_split(tmp_path, "val", 3, 8)
+    rows = evaluate_cams(cams, split, "walk", "given", default=0.35)
+    assert [(r["threshold_mode"], r["fitted_on"]) for r in rows[2:]] == [("global", "default")]
+    (confusion,), _ = score(cams, split, [0.35])
+    assert rows[2]["miou"] == pytest.approx(100 * np.nanmean(iou(confusion)), abs=1e-3)
+    assert "by default" in format_table(rows)
+
+
+def test_refine_has_the_last_word(tmp_path):
+    cams, split = make_split(tmp_path, "val", 2, 9)
+    seen = []
+    refine = lambda record, labels: seen.append(record.name) or np.zeros_like(labels)  # noqa: E731
+    (confusion,), images = score(cams, split, [0.3], refine=refine)
+    assert seen == ["0", "1"] and images == 2 and confusion[:, 1:].sum() == 0
+
+
+def run_with_scores(folder: Path, **stage3) -> Path:
+    config = default()
+    config = replace(config, stage3=replace(config.stage3, **stage3))
+    write_json(folder / "config.json", {"config": to_dict(config)})
+    rows = []
+    for i, (stage, split) in enumerate(
+        itertools.product(("teacher", "baseline", "stage2", "stage3", "walk", "final"), ("train:4", "val"))
+    ):
+        for j, (mode, fitted_on) in enumerate(itertools.product(("global", "class-wise"), (split, "train", "default"))):
+            rows.append(
+                {
+                    "stage": stage,
+                    "split": split,
+                    "labels": "given",
+                    "threshold_mode": mode,
+                    "thresholds": 0.3,
+                    "fitted_on": fitted_on,
+                    "images": 4,
+                    "miou": 10 + i + j / 10,
+                    "iou": {},
+                }
+            )
+    write_json(folder / "results.json", rows)
+    return folder
+
+
+def test_paper_tables(tmp_path, capsys):
+    run = run_with_scores(tmp_path / "run")
+    card = ModelCard("stage3", "resnet18", "lean", 16, 2, 1e-2, CLASSES)
+    save_model(run / "checkpoints/stage3.safetensors", card.build(), card)
+    evaluate(Args(table=run))
+    tables = capsys.readouterr().out.split("\n\n")
+    assert tables[0].startswith("Tables IV and V: train (this run: train:4, 4 images, given labels)")
+    assert tables[1].startswith("Table VI: val (this run: val, 4 images, given labels)")
+    train, val = ([line.split() for line in table.splitlines()] for table in tables[:2])
+    (final,) = [line for line in val if line[:6] == ["all", "stages", "+", "walk", "+", "dCRF"] and "global" in line]
+    size = f"{sum(p.numel() for p in card.build().parameters()) / 1e6:.2f}"
+    assert final[6:] == ["global", "ResNet18", "15.41", "57.55", "resnet18", size, "21.00", "21.10", "21.20"]
+    (none,) = [line for line in train if "no" in line and "morphology" in line and "global" in line]
+    assert none[-6:] == ["48.22", "-", "-", "-", "-", "-"]  # the run was made with morphology
+    assert "Puzzle-CAM" in tables[0] and "64.70" in tables[0] and "72.20" in tables[2]
+    assert "this run" in tables[2] and "21.30" in tables[2]  # the better of both modes
+    ablated = run_with_scores(tmp_path / "ablated", closing=0)
+    (line,) = [
+        line
+        for line in paper_tables(ablated).splitlines()
+        if line.startswith("all stages, no morph") and "global" in line
+    ]
+    assert line.split()[-3:] == ["16.00", "16.10", "16.20"]
+    with pytest.raises(UserError, match="config.json"):
+        paper_tables(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="expected both, or --table"):
+        evaluate(Args())

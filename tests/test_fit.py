@@ -70,8 +70,9 @@ def lines(folder):
         SETTINGS,
         Classification(epochs=2, batch_size=4, optimizer=Optimizer("adam", lr=1e-3, schedule="plateau", patience=1)),
         Distillation(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01), cls_loss="hinge"),
+        Classification(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01), average=0.8),
     ],
-    ids=["sgd-poly", "adam-plateau", "stage1-with-selection"],
+    ids=["sgd-poly", "adam-plateau", "stage1-with-selection", "averaged"],
 )
 def test_stopped_anywhere_it_ends_with_the_same_bits(split, tmp_path, settings):
     whole = run(split, tmp_path / "whole", settings)
@@ -140,3 +141,19 @@ def test_learning_rate_follows_the_polynomial(split, tmp_path):
     finally:
         module.build_optimizer = build
     assert rates == pytest.approx([0.01 * (1 - t / 6) ** 0.9 for t in range(6)])
+
+
+def test_the_average_of_the_weights(split, tmp_path):
+    def ends_with(average, seen=None):
+        job = make_job(Classification(epochs=1, batch_size=4, optimizer=Optimizer(lr=0.01), average=average))
+        forward, weight = job.module.forward, job.net.classifier.weight
+        if seen is not None:
+            job.module.forward = lambda *a: seen.append(weight.detach().clone()) or forward(*a)
+        loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+        fit(job, loader, tmp_path / str(average), CPU, seed=0, save_every=100)
+        return weight.detach()
+
+    seen = []
+    last = ends_with(0.0, seen)
+    _, first, second = seen  # before each of the three steps
+    torch.testing.assert_close(ends_with(0.75), 0.75 * (0.75 * first + 0.25 * second) + 0.25 * last)

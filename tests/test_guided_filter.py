@@ -1,4 +1,4 @@
-"""guided_filter: Eq. 19."""
+"""guided_filter: Eq. 19, the row that the dispatcher chooses and the twin."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,18 @@ import torch
 
 from camguide_fast import ops, reference
 
-SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 9, 3), (2, 4, 23, 31)]
+IMPLEMENTATIONS = {
+    "op": torch.ops.camguide_fast.guided_filter,
+    "reference": reference.guided_filter,
+}
+SHAPES = [(1, 1, 1, 1), (1, 2, 1, 9), (2, 3, 5, 7), (1, 2, 9, 3), (2, 4, 23, 31), (1, 1, 17, 33)]
+LARGE = (1, 2, 211, 530)  # several tiles in both directions, none of a vector's width
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def filtered(request):
+    """(z, guide, radius, eps, adjoint) -> like z"""
+    return IMPLEMENTATIONS[request.param]
 
 
 def case(shape, dtype=torch.float64):
@@ -34,23 +45,60 @@ def brute_force(z, guide, radius, eps):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("radius", [1, 4, 40])
-def test_equals_the_definition(shape, radius):
+def test_equals_the_definition(filtered, shape, radius):
     z, guide = case(shape)
-    torch.testing.assert_close(
-        ops.guided_filter(z, guide, radius, 1e-2), brute_force(z, guide, radius, 1e-2), rtol=1e-9, atol=1e-9
-    )
+    result = filtered(z, guide, radius, 1e-2, False)
+    torch.testing.assert_close(result, brute_force(z, guide, radius, 1e-2), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "dtype, bound", [(torch.float32, 2e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
-)
-def test_precision(dtype, bound):
+@pytest.mark.parametrize("radius", [1, 2, 3, 4, 8, 20, 300])  # windows of one and of several levels of sums
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_precision(radius, adjoint):
+    z, guide = case(LARGE)
+    result = torch.ops.camguide_fast.guided_filter(z.float(), guide.float(), radius, 1e-2, adjoint)
+    exact = reference.guided_filter(z.float().double(), guide.float().double(), radius, 1e-2, adjoint)
+    assert (result.double() - exact).abs().max() <= 2e-4 * exact.abs().max()
+
+
+def test_a_smooth_guide_and_a_small_eps():
+    """Where the variance in a window is small, what is left of the cancellation is divided by little."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 70), torch.linspace(0, 1, 90), indexing="ij")
+    guide = torch.stack([0.8 + 0.05 * x, 0.9 - 0.05 * y, 0.85 + 0.02 * x * y])[None]
+    z = torch.randn(1, 2, 70, 90) + 3
+    exact = reference.guided_filter(z.double(), guide.double(), 4, 1e-4)
+    assert (ops.guided_filter(z, guide, eps=1e-4).double() - exact).abs().max() <= 2e-4 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_half_precision(filtered, dtype, adjoint):
+    """Rounded twice, on the way in and out, and nowhere between."""
     z, guide = case((2, 4, 23, 31))
-    z = z.to(dtype).double()
-    out = ops.guided_filter(z.to(dtype), guide.float())
-    assert out.dtype == dtype
-    exact = reference.guided_filter(z, guide.float().double(), 4, 1e-2)
-    assert (out.double() - exact).abs().max() <= bound * exact.abs().max()
+    z = z.to(dtype)
+    result = filtered(z, guide.float(), 4, 1e-2, adjoint)
+    assert result.dtype == dtype
+    exact = reference.guided_filter(z.double(), guide.float().double(), 4, 1e-2, adjoint)
+    assert (result.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize("radius", [1, 4, 30])
+def test_adjoint(filtered, radius):
+    z, guide = case((2, 3, 23, 37))
+    g = torch.randn_like(z)
+    left = (g * filtered(z, guide, radius, 1e-2, False)).sum()
+    torch.testing.assert_close(left, (filtered(g, guide, radius, 1e-2, True) * z).sum())
+
+
+def test_same_bits_twice_and_on_any_number_of_threads():
+    z, guide = case((3, 2, 150, 300), torch.float32)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2, 5):
+            torch.set_num_threads(n)
+            results.append(ops.guided_filter(z, guide))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 def test_autocast_changes_nothing():
@@ -63,11 +111,27 @@ def test_autocast_changes_nothing():
 def test_gradient():
     z, guide = case((2, 2, 6, 5))
     assert torch.autograd.gradcheck(lambda z: ops.guided_filter(z, guide, 2), z.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda z: ops.guided_filter(z, guide, 2), z)
 
 
-def test_opcheck_and_compile():
+def test_gradient_of_half_precision():
+    z, guide = case((2, 4, 23, 31), torch.float32)
+    z, g = z.half().requires_grad_(), torch.randn_like(z).half()
+    (dz,) = torch.autograd.grad(ops.guided_filter(z, guide), z, g)
+    exact = reference.guided_filter(g.double(), guide.double(), 4, 1e-2, adjoint=True)
+    assert dz.dtype == torch.float16
+    assert (dz.double() - exact).abs().max() <= 1e-3 * exact.abs().max()
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_opcheck(adjoint):
     z, guide = case((1, 2, 6, 7), torch.float32)
-    torch.library.opcheck(torch.ops.camguide_fast.guided_filter.default, (z.requires_grad_(), guide, 2, 1e-2))
+    arguments = (z.requires_grad_(), guide, 2, 1e-2, adjoint)
+    torch.library.opcheck(torch.ops.camguide_fast.guided_filter.default, arguments)
+
+
+def test_compile():
+    z, guide = case((1, 2, 6, 7), torch.float32)
     compiled = torch.compile(lambda z: ops.guided_filter(z, guide) * 2, fullgraph=True)
     torch.testing.assert_close(compiled(z), ops.guided_filter(z, guide) * 2)
 

@@ -257,7 +257,7 @@ def run(tmp_path_factory, coarse):
 
 def arguments(run, images, out, **changes) -> Args:
     changes = {"device": "cpu", "scales": (1.0,), **changes}
-    return Args(run / "checkpoints/stage3.safetensors", images, out, **changes)
+    return Args(images, out, **{"checkpoint": run / "checkpoints/stage3.safetensors"} | changes)
 
 
 def test_command_writes_masks_and_overlays(run, tmp_path, capsys):

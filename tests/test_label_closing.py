@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from camguide_fast import ops
+from camguide_fast import ops, reference
 
 DTYPES = [torch.uint8, torch.int32, torch.int64]
 
@@ -20,10 +20,12 @@ def expected(labels, k, background=0, ignore=255):
     return out
 
 
-def assert_equals_cv2(labels, k, **settings):
-    out = ops.label_closing(torch.from_numpy(labels), k, **settings)
-    for ours, given in zip(out.numpy(), labels, strict=True):
-        np.testing.assert_array_equal(ours, expected(given, k, **settings))
+def assert_equals_cv2(labels, k, background=0, ignore=255):
+    """The op, which the C++ kernel serves where it is built, and the twin."""
+    for row in (ops.label_closing, reference.label_closing):
+        out = row(torch.from_numpy(labels), k, background, ignore)
+        for ours, given in zip(out.numpy(), labels, strict=True):
+            np.testing.assert_array_equal(ours, expected(given, k, background, ignore))
 
 
 @pytest.mark.parametrize("k", [1, 3, 15])
@@ -39,6 +41,34 @@ def test_equals_cv2_on_random_maps(shape, k, dtype):
     rng = np.random.default_rng(k)
     assert_equals_cv2(rng.choice([0, 0, 0, 0, 0, 1, 4, 254, 255], shape).astype(dtype), k)
     assert_equals_cv2(rng.choice([0, 2, 3, 3, 3, 3, 7, 9], shape).astype(dtype), k, background=3, ignore=7)
+
+
+@pytest.mark.parametrize("shape", [(9, 63), (9, 64), (40, 65), (3, 127), (90, 130), (130, 200)], ids=str)
+@pytest.mark.parametrize("k", [3, 15, 63, 65, 129, 1001])
+def test_equals_cv2_across_words(shape, k):
+    """Blobs small and large, anywhere among words of 64 pixels."""
+    noise = cv2.GaussianBlur(np.random.default_rng(k).normal(size=shape), (0, 0), 2)
+    assert_equals_cv2(np.digitize(noise, [0.1, 0.2, 0.25]).astype(np.uint8)[None], k)
+
+
+def test_background_and_labels_of_any_value():
+    labels = torch.tensor([[[7, -(2**40), 7, 300, 7, 300, 2**40, 7, 2**40]]])
+    out = ops.label_closing(labels, 3, background=7, ignore=-(2**40))
+    assert out.tolist() == [[[7, -(2**40), 7, 300, 300, 300, 2**40, 2**40, 2**40]]]
+    narrow = torch.tensor([[[1, 44, 1, 0, 1]]], dtype=torch.uint8)
+    for row in (ops.label_closing, reference.label_closing):
+        assert torch.equal(row(narrow, 3, 300, 255), narrow)  # no pixel is background: none is written
+
+
+def test_same_with_any_number_of_threads():
+    labels, threads = torch.randint(0, 5, (5, 40, 70)), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = ops.label_closing(labels, 5)
+        torch.set_num_threads(2)
+        assert torch.equal(ops.label_closing(labels, 5), alone)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_by_hand():

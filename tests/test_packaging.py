@@ -21,6 +21,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import camguide_fast.kernels
     from camguide_fast import ops
+    from camguide_fast.kernels import _cuda
     from camguide_fast.ops import _register
 import torch
 row = _register.rows()["confusion_matrix"]["cpu"]
@@ -28,6 +29,7 @@ labels = torch.tensor([0, 1, 1])
 print(json.dumps({
     "package": camguide_fast.__file__,
     "kernels": camguide_fast.kernels.__file__,
+    "cuda": sorted(p.name for p in _cuda.SOURCES.glob("*.cu*")),
     "row": row.backend,
     "why": row.why,
     "warnings": [str(w.message) for w in caught if "camguide_fast" in str(w.message)],
@@ -93,6 +95,7 @@ def check(found: str, row: str, package: Path) -> None:
     assert probe["result"] == [[1, 0], [0, 2]]
     assert Path(probe["package"]).is_relative_to(package)
     assert Path(probe["kernels"]).is_relative_to(package)
+    assert probe["cuda"] == sorted(path.name for path in (ROOT / "csrc/cuda").iterdir())
 
 
 def test_regular_install(native_wheel, tmp_path):
@@ -129,9 +132,10 @@ def test_editable_install_without_the_extension(tmp_path):
 
 
 def test_wheel_holds_every_module(plain_wheel, native_wheel):
-    """The list of packages in pyproject.toml is written by hand."""
+    """And every CUDA source. The list of packages in pyproject.toml is written by hand."""
     tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "camguide_fast").rglob("*.py")}
     tree |= {f"camguide_fast/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    tree |= {f"camguide_fast/csrc/cuda/{path.name}" for path in (ROOT / "csrc/cuda").iterdir()}
     for wheel, extension in [(plain_wheel, set()), (native_wheel, {"camguide_fast/_C.abi3.so"})]:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         assert names == tree | extension

@@ -11,6 +11,19 @@ SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 20, 8, 11)]
 OP = ops.target_nll
 
 
+def twin(cam, target, label, ignore=255, smooth=0.01, balance=False):
+    """As autograd differentiates it."""
+    return reference.target_nll(cam, target, label, ignore, smooth, balance)
+
+
+IMPLEMENTATIONS = {"op": OP, "reference": twin}  # the row that the dispatcher chooses, and the twin
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def loss_of(request):
+    return IMPLEMENTATIONS[request.param]
+
+
 def case(shape, dtype=torch.float64):
     b, k, h, w = shape
     label = torch.rand(b, k) < 0.4
@@ -46,19 +59,19 @@ def brute_force(cam, target, label, ignore=255, smooth=0.01, balance=False):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("smooth", [1e-2, 1e-5])
-def test_equals_the_definition(shape, balance, smooth):
+def test_equals_the_definition(loss_of, shape, balance, smooth):
     cam, target, label = case(shape)
     label[-1] = label[-1] if len(label) == 1 else 0  # an image without classes
     expected = brute_force(cam, target, label, smooth=smooth, balance=balance)
-    torch.testing.assert_close(OP(cam, target, label, 255, smooth, balance), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(loss_of(cam, target, label, 255, smooth, balance), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_by_hand():
+def test_by_hand(loss_of):
     cam = torch.tensor([0.6, 0.2, 0.9], dtype=torch.float64).view(1, 3, 1, 1)  # the third is absent
     label = torch.tensor([[1, 1, 0]])
 
     def loss(target, **options):
-        return OP(cam, torch.full((1, 1, 1), target), label, **options).item()
+        return loss_of(cam, torch.full((1, 1, 1), target), label, **options).item()
 
     # v = (.4, .6, .2), sum 1.2
     assert loss(0) == pytest.approx(-math.log((0.4 / 1.2 + 0.01) / 1.03))
@@ -67,57 +80,59 @@ def test_by_hand():
     assert loss(3) == 0 and loss(255) == 0 and loss(7, ignore=7) == 0
 
 
-def test_balance():
+def test_balance(loss_of):
     cam = torch.tensor([0.9, 0.2, 0.3, 0.4], dtype=torch.float64).view(1, 1, 1, 4)
     target, label = torch.tensor([[[1, 0, 0, 0]]]), torch.ones(1, 1)
     one = [-math.log((p + 0.01) / 1.02) for p in (0.9, 0.8, 0.7, 0.6)]
-    assert OP(cam, target, label).item() == pytest.approx(sum(one) / 4)
-    assert OP(cam, target, label, balance=True).item() == pytest.approx((one[0] + sum(one[1:]) / 3) / 2)
+    assert loss_of(cam, target, label).item() == pytest.approx(sum(one) / 4)
+    assert loss_of(cam, target, label, balance=True).item() == pytest.approx((one[0] + sum(one[1:]) / 3) / 2)
     target[0, 0, 0] = 255  # background alone: its mean, not half of it
-    assert OP(cam, target, label, balance=True).item() == pytest.approx(sum(one[1:]) / 3)
+    assert loss_of(cam, target, label, balance=True).item() == pytest.approx(sum(one[1:]) / 3)
 
 
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("smooth", [1e-2, 1e-5])
-def test_gradient(balance, smooth):
+def test_gradient(loss_of, balance, smooth):
     cam, target, label = case((2, 4, 5, 4))
-    assert torch.autograd.gradcheck(lambda cam: 3 * OP(cam, target, label, 255, smooth, balance), cam.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda cam: 3 * loss_of(cam, target, label, 255, smooth, balance), cam.requires_grad_()
+    )
 
 
-def test_nothing_counts():
+def test_nothing_counts(loss_of):
     cam, target, label = case((2, 3, 4, 4), torch.float32)
     cam.requires_grad_()
     for t, y in [(torch.full_like(target, 255), label), (target, label * 0), (torch.full_like(target, 3), label * 0)]:
         for balance in (False, True):
-            (grad,) = torch.autograd.grad(loss := OP(cam, t, y, balance=balance), cam)
+            (grad,) = torch.autograd.grad(loss := loss_of(cam, t, y, balance=balance), cam)
             assert loss == 0 and grad.shape == cam.shape and not grad.any()
 
 
-def test_what_does_not_count_is_not_read():
+def test_what_does_not_count_is_not_read(loss_of):
     cam, target, label = case((2, 3, 6, 5))
     label[:, 1], label[1, 2] = 0, 1
     counts = (target == 0) | (
         (target < 255) & label.gather(1, (target - 1).clamp(0, 2).flatten(1)).view_as(target).bool()
     )
     used = counts[:, None] & (label > 0)[:, :, None, None]
-    expected = torch.autograd.grad(clean := OP(cam.requires_grad_(), target, label), cam)[0]
+    expected = torch.autograd.grad(clean := loss_of(cam.requires_grad_(), target, label), cam)[0]
     poisoned = torch.where(used, cam, torch.nan).detach().requires_grad_()
-    (grad,) = torch.autograd.grad(loss := OP(poisoned, target, label), poisoned)
+    (grad,) = torch.autograd.grad(loss := loss_of(poisoned, target, label), poisoned)
     torch.testing.assert_close(loss, clean)
     torch.testing.assert_close(grad, expected)
     assert not grad[~used].any() and grad[used].any()
     bad = torch.where(used, torch.nan, cam)
-    assert OP(bad, target, label).isnan()  # but a NaN that counts is not hidden
+    assert loss_of(bad, target, label).isnan()  # but a NaN that counts is not hidden
 
 
-def test_outside_the_range_and_ties():
+def test_outside_the_range_and_ties(loss_of):
     cam = torch.tensor([1.5, -0.5], dtype=torch.float64).view(1, 2, 1, 1).requires_grad_()
     for target in range(3):
-        (grad,) = torch.autograd.grad(loss := OP(cam, torch.full((1, 1, 1), target), torch.ones(1, 2)), cam)
+        (grad,) = torch.autograd.grad(loss := loss_of(cam, torch.full((1, 1, 1), target), torch.ones(1, 2)), cam)
         p = (0, 1, 0)[target]  # as (1, 0)
         assert loss.item() == pytest.approx(-math.log((p + 0.01) / 1.03)) and not grad.any()
     tie = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64).view(1, 3, 1, 1).requires_grad_()
-    (grad,) = torch.autograd.grad(OP(tie, torch.zeros(1, 1, 1, dtype=torch.int64), torch.tensor([[0, 1, 1]])), tie)
+    (grad,) = torch.autograd.grad(loss_of(tie, torch.zeros(1, 1, 1, dtype=torch.int64), torch.tensor([[0, 1, 1]])), tie)
     # v0 = 1 - c1 with c1 the first present class; sum = 1 - c1 + c1 + c2; p = .5 / 1.5
     assert grad.flatten()[0] == 0
     torch.testing.assert_close(grad.flatten()[1].item(), 1 / 1.5 / (0.5 / 1.5 + 0.01))
@@ -140,6 +155,53 @@ def test_precision(dtype, bound, smooth, balance):
     assert abs(loss.item() - expected.item()) <= 1e-5 * expected.item()
     assert (grad.double() - exact_grad).abs().max() <= bound * exact_grad.abs().max()
     assert (grad.double() - exact_grad).norm() <= 3 * bound * exact_grad.norm()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40, 33), (1, 20, 1, 40), (3, 2, 50, 41), (1, 1, 2, 2)], ids=str)
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
+def test_equals_the_twin_on_every_size(shape, balance, dtype, bound):
+    cam, target, label = case(shape, dtype)
+    cam[..., ::3], cam[..., 1::5] = 0, 1.5
+    label[-1] = 0 if len(label) > 2 else 1
+    exact = cam.double().requires_grad_()
+    loss = OP(cam.requires_grad_(), target, label, balance=balance)
+    expected = twin(exact, target, label, balance=balance)
+    (grad,), (exact_grad,) = torch.autograd.grad(loss, cam), torch.autograd.grad(expected, exact)
+    assert abs(loss.item() - expected.item()) <= bound * expected.item()
+    assert (grad.double() - exact_grad).abs().max() <= bound * exact_grad.abs().max()
+
+
+def test_precise_logarithm():
+    """Losses from the smallest to the largest, each alone: a mean would hide a wrong one."""
+    cam = torch.cat([torch.linspace(0, 1, 33), 1 - torch.logspace(-7, -1, 13)]).view(-1, 1, 1, 1)
+    for smooth in (1e-5, 0.01):
+        for target in (0, 1):
+            for c in cam.split(1):
+                t = torch.full((1, 1, 1), target)
+                expected = twin(c.double(), t, torch.ones(1, 1), smooth=smooth).item()
+                assert OP(c, t, torch.ones(1, 1), smooth=smooth).item() == pytest.approx(expected, rel=1e-5, abs=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_as_precise_as_the_twin(dtype):
+    cam, target, label = case((2, 20, 23, 31))
+    cam = cam.to(dtype)
+    exact = cam.double().requires_grad_()
+    (expected,) = torch.autograd.grad(twin(exact, target, label) * 100, exact)
+    errors = {}
+    for name, loss_of in IMPLEMENTATIONS.items():
+        leaf = cam.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss_of(leaf, target, label) * 100, leaf)
+        errors[name] = (grad.double() - expected).norm()
+    assert errors["op"] <= 2 * errors["reference"]
+
+
+def test_same_bits(same_bits_on_any_threads):
+    cam, target, label = case((3, 5, 150, 137), torch.float32)
+    op = torch.ops.camguide_fast.target_nll
+    for balance in (False, True):
+        same_bits_on_any_threads(lambda b=balance: op(cam, target, label, 255, 0.01, b, True))
 
 
 def test_dtypes_strides_and_repeat():

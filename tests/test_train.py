@@ -15,10 +15,11 @@ from camguide_fast import train
 from camguide_fast.cli import run_cli
 from camguide_fast.data import make_demo
 
+TRAINED = ("stage1", "stage2", "stage3", "affinity")
 TINY = (
     "--preset demo --data.crop 48 --data.long-side 40 60 --data.workers 0 --network.width 16 --inference.scales 1"
     " --inference.target-sample 2 --inference.fit-split train:4"
-    + "".join(f" --{s}.epochs 1 --{s}.batch-size 4" for s in ("baseline", "teacher", "stage1", "stage2", "stage3"))
+    + "".join(f" --{s}.epochs 1 --{s}.batch-size 4" for s in ("baseline", "teacher", *TRAINED))
 ).split()
 
 
@@ -46,13 +47,15 @@ def finished(demo, tmp_path_factory):
 
 
 def test_the_whole_method_leaves_everything_it_promises(finished):
-    stages = ["baseline", "teacher", "stage1", "stage2", "stage3"]
+    stages = ["baseline", "teacher", "stage1", "stage2", "stage3", "walk", "final"]
     rows = json.loads((finished / "results.json").read_text())
     assert list(dict.fromkeys(row["stage"] for row in rows)) == stages
     for stage in stages:
         found = {(r["split"], r["labels"], r["threshold_mode"], r["fitted_on"]) for r in rows if r["stage"] == stage}
-        assert found == {("val", "given", m, f) for m in ("global", "class-wise") for f in ("val", "train:4")}
-        assert (finished / f"checkpoints/{stage}.safetensors").exists()
+        expected = {("val", "given", m, f) for m in ("global", "class-wise") for f in ("val", "train:4")}
+        expected |= {("val", "given", "global", "default")} if stage in ("walk", "final") else set()
+        assert found == expected
+        assert (finished / f"checkpoints/{stage}.safetensors").exists() == (stage not in ("walk", "final"))
         assert not (finished / f"checkpoints/{stage}.state.pt").exists()
         masks = sorted((finished / f"masks/{stage}/val").glob("*.png"))
         assert len(masks) == 4 and Image.open(masks[0]).mode == "P"
@@ -63,7 +66,11 @@ def test_the_whole_method_leaves_everything_it_promises(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["stage"] == "stage3" and line.get("event") == "epoch"]
     assert {"miou_cam", "miou_rw", "miou_crf"} <= set(last[0])
-    assert {line["stage"] for line in lines} == set(stages) - {"teacher"}  # one training serves both
+    trained = {"baseline", *TRAINED}  # which serves as teacher as well
+    assert {line["stage"] for line in lines} == trained
+    assert {"loss", "bg", "fg", "neg"} <= set(next(line for line in lines if line["stage"] == "affinity"))
+    assert len(list((finished / "affinity/train").glob("*.png"))) == 12
+    assert set(json.loads((finished / "thresholds.json").read_text())) == set(stages)
     assert (finished / "report.html").stat().st_size > 10_000
 
 
@@ -95,6 +102,8 @@ def test_a_lost_stage_is_trained_again_to_the_same_bits(finished, demo, tmp_path
         (["--split", "trian"], "trian"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
         (["--stages", "3"], "stage3 needs stage2"),
+        (["--stages", "affinity"], "affinity needs stage3"),
+        (["--stages", "final"], "final needs walk"),
         (["--stage1.batch-size", "64", "--stages", "teacher", "1"], "too few for a batch size of 64"),
         (["--inference.splits", "test"], "test"),
     ],
@@ -150,15 +159,20 @@ def test_a_checkpoint_of_other_classes_is_refused(finished, demo, tmp_path, monk
 def test_two_processes_share_a_run(demo, tmp_path):
     """DDP over gloo: one checkpoint, all CAMs, the same files as one process leaves."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["--data", demo, "--out", tmp_path / "run", *TINY, "--stages", "teacher", "1", "--device", "cpu"]
+    stages = ["--stages", "teacher", "1", "affinity", "walk", "final", "--affinity.source", "stage1"]
+    batches = ["--stage1.batch-size", "2", "--affinity.batch-size", "2"]
+    arguments = ["--data", demo, "--out", tmp_path / "run", *TINY, *stages, "--device", "cpu", *batches]
     done = subprocess.run(
-        [*launch, "-m", "camguide_fast.train", *map(str, arguments), "--stage1.batch-size", "2"],
+        [*launch, "-m", "camguide_fast.train", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"teacher.safetensors", "stage1.safetensors"}
+    names = {f"{stage}.safetensors" for stage in ("teacher", "stage1", "affinity")}
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == names
     assert len(list((tmp_path / "run/cams/stage1/val").glob("*.npz"))) == 4
-    assert len(json.loads((tmp_path / "run/results.json").read_text())) == 8
+    assert len(list((tmp_path / "run/masks/final/val").glob("*.png"))) == 4
+    rows = json.loads((tmp_path / "run/results.json").read_text())
+    assert len(rows) == 18 and {row["images"] for row in rows} == {4}  # each rank's share of the final ones counts

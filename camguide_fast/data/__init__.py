@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import DataError
 from .augment import train_view
 from .demo import make_demo
-from .images import IGNORE, VOC_PALETTE, read_image, read_mask, write_mask
+from .images import IGNORE, VOC_PALETTE, mask_made_by, read_image, read_mask, write_mask
 from .loader import FullImages, TrainLoader, TrainSet, full_images, train_loader
 from .split import Record, Split
 from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder
@@ -24,6 +24,7 @@ __all__ = [
     "TrainSet",
     "full_images",
     "make_demo",
+    "mask_made_by",
     "open_images",
     "open_split",
     "read_image",

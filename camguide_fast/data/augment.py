@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 
 def resize_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
     """Rescale uint8 [H, W, 3] to a longer side of `long_side`, keeping the aspect (one pixel at least)."""
-    height, width = image.shape[:2]
-    scale = long_side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    height, width = scaled_size(image.shape, long_side)
     # Bicubic, as in Puzzle-CAM, reads 4x4 source pixels whatever the scale and so aliases when shrinking;
     # area averaging does not, and is cheaper.
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    grows = long_side > max(image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
+
+
+def scaled_size(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
+    """(height, width) of an image [H, W, ...] rescaled to a longer side of `long_side`."""
+    scale = long_side / max(shape[:2])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a random scale, flip and crop takes the pixels of an image [H, W]."""
+
+    long_side: int
+    flip: bool
+    position: tuple[float, float]  # y, x
+    crop: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, crop: int, long_side: tuple[int, int]) -> View:
+        """The longer side is drawn uniformly from [low, high], both included. The number of draws is always the
+        same."""
+        low, high = long_side
+        side = int(rng.integers(low, high, endpoint=True))
+        return cls(side, bool(rng.random() < 0.5), tuple(rng.random(2)), crop)
+
+    def image(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] -> (view [S, S, 3], valid bool [S, S]): see `train_view`."""
+        view, (top, bottom, left, right) = self._cut(resize_long_side(image, self.long_side))
+        valid = np.pad(np.ones(view.shape[:2], bool), ((top, bottom), (left, right)))
+        return np.pad(view, ((top, bottom), (left, right), (0, 0)), mode="edge"), valid
+
+    def mask(self, mask: np.ndarray, ignore: int = 255) -> np.ndarray:
+        """Labels uint8 [H, W] of that image -> [S, S], `ignore` where it does not reach."""
+        height, width = scaled_size(mask.shape, self.long_side)
+        resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        view, (top, bottom, left, right) = self._cut(resized)
+        return np.pad(view, ((top, bottom), (left, right)), constant_values=ignore)
+
+    def _cut(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        """The part that lies in the crop, and how much is missing on each side."""
+        if self.flip:
+            pixels = pixels[:, ::-1]
+        size = np.array(pixels.shape[:2])
+        # Per axis either the crop moves over the image or the image over the crop: |difference| + 1 places.
+        offset = (np.array(self.position) * (np.abs(size - self.crop) + 1)).astype(int)
+        y, x = np.where(size > self.crop, offset, 0)
+        top, left = np.where(size > self.crop, 0, offset)
+        pixels = pixels[y : y + self.crop, x : x + self.crop]
+        height, width = pixels.shape[:2]
+        return pixels, (top, self.crop - height - top, left, self.crop - width - left)
 
 
 def train_view(
@@ -31,22 +82,4 @@ def train_view(
         (view uint8 [S, S, 3], valid bool [S, S]). Where the rescaled image is smaller than the crop it lies
         at a random offset and its border is repeated outwards; `valid` is False there.
     """
-    low, high = long_side
-    side = int(rng.integers(low, high, endpoint=True))
-    flip = rng.random() < 0.5
-    position = rng.random(2)  # y, x
-
-    image = resize_long_side(image, side)
-    if flip:
-        image = image[:, ::-1]
-    size = np.array(image.shape[:2])
-    # Per axis either the crop moves over the image or the image over the crop: |difference| + 1 places.
-    offset = (position * (np.abs(size - crop) + 1)).astype(int)
-    y, x = np.where(size > crop, offset, 0)
-    top, left = np.where(size > crop, 0, offset)
-    image = image[y : y + crop, x : x + crop]
-    height, width = image.shape[:2]
-    valid = np.zeros((crop, crop), bool)
-    valid[top : top + height, left : left + width] = True
-    bottom, right = crop - height - top, crop - width - left
-    return np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge"), valid
+    return View.draw(rng, crop, long_side).image(image)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DataError
 
@@ -87,8 +88,10 @@ def read_mask(path: str | os.PathLike[str], num_classes: int, size: tuple[int, i
     return labels.astype(np.uint8)
 
 
-def write_mask(path: str | os.PathLike[str], labels: np.ndarray) -> None:
+def write_mask(path: str | os.PathLike[str], labels: np.ndarray, made_by: str = "") -> None:
     """Write labels, integers 0..255 [H, W], as a PNG with the VOC palette; a reader never sees half a file.
+
+    `made_by` is kept in the file, for `mask_made_by`.
 
     A file that cannot be written (a full disk) is a DataError; what was there before stays.
     """
@@ -103,12 +106,25 @@ def write_mask(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     picture.putpalette(VOC_PALETTE.tobytes())
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    notes = PngInfo()
+    if made_by:
+        notes.add_text("made_by", made_by)
     try:
-        picture.save(partial, format="PNG")
+        picture.save(partial, format="PNG", pnginfo=notes)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def mask_made_by(path: str | os.PathLike[str]) -> str:
+    """What `write_mask` was told the mask is made from; "" if there is no such file, or it does not say."""
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return str(file.info.get("made_by", ""))
+    except _BROKEN:
+        return ""
 
 
 def _labels_of_colours(colours: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
-from .augment import train_view
+from .augment import View
 from .images import read_image, read_mask
 from .split import Split
 
@@ -29,12 +29,15 @@ class TrainSet(Dataset):
     where a raised one would arrive wrapped in a worker's traceback.
     """
 
-    def __init__(self, split: Split, crop: int, long_side: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self, split: Split, crop: int, long_side: tuple[int, int], seed: int, with_masks: bool = False
+    ) -> None:
         if crop < 1 or not 1 <= long_side[0] <= long_side[1]:
             raise ValueError(f"expected crop >= 1 and 1 <= low <= high, got crop={crop}, long_side={long_side}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.split, self.crop, self.long_side, self.seed = split, crop, long_side, seed
+        self.with_masks = with_masks
         self.labels = split.labels  # [N, K]
 
     def __len__(self) -> int:
@@ -45,11 +48,13 @@ class TrainSet(Dataset):
         record = self.split.records[index]
         try:
             image = read_image(record.image)
+            mask = read_mask(record.mask, len(self.split.classes), image.shape[:2]) if self.with_masks else None
         except DataError as error:
             return error
-        rng = np.random.default_rng([self.seed, epoch, index])
-        view, valid = train_view(image, rng, self.crop, self.long_side)
-        return {"image": view, "valid": valid, "index": index}
+        view = View.draw(np.random.default_rng([self.seed, epoch, index]), self.crop, self.long_side)
+        pixels, valid = view.image(image)
+        item = {"image": pixels, "valid": valid, "index": index}
+        return item if mask is None else item | {"mask": view.mask(mask)}
 
     def collate(self, items: list[dict[str, Any] | DataError], keys: list[tuple[int, int]]) -> dict[str, Any]:
         """The batch of the readable items, with the names of the others and the first of their errors."""
@@ -63,6 +68,8 @@ class TrainSet(Dataset):
             batch["image"] = images.permute(0, 3, 1, 2).contiguous()  # [B, 3, S, S]
             batch["valid"] = torch.from_numpy(np.stack([item["valid"] for item in good]))[:, None]  # [B, 1, S, S]
             batch["label"] = self.labels[index]  # [B, K]
+            if self.with_masks:
+                batch["mask"] = torch.from_numpy(np.stack([item["mask"] for item in good]))  # [B, S, S]
             batch["index"] = index
         return batch
 
@@ -103,7 +110,8 @@ class TrainLoader:
         """The batches of one epoch, beginning with number `start`, as an uninterrupted epoch would have them.
 
         A batch: image uint8 [B, 3, S, S] RGB, valid bool [B, 1, S, S] (False where the border is repeated
-        outwards), label float32 [B, K], index int64 [B] into the split, skipped list of names.
+        outwards), label float32 [B, K], index int64 [B] into the split, skipped list of names; with masks also
+        mask uint8 [B, S, S], 255 where valid is False.
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise ValueError(f"expected epoch >= 0 and start in 0..{len(self)}, got epoch={epoch}, start={start}")
@@ -126,6 +134,7 @@ def train_loader(
     seed: int,
     workers: int,
     skip_bad: bool = False,
+    with_masks: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> TrainLoader:
@@ -139,6 +148,7 @@ def train_loader(
         workers: processes that read; 0 reads in this one. Changes no result.
         skip_bad: leave a broken file out of its batch and name it in ``batch["skipped"]``; otherwise, or if
             nothing of a batch is left, it is a DataError.
+        with_masks: read each image's mask too, which must be there.
     """
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         raise ValueError(
@@ -152,7 +162,7 @@ def train_loader(
             f"too few for a batch size of {batch_size}{ranks}"
         )
     positions = _Positions(len(split), batch_size, seed, rank, world)
-    return TrainLoader(TrainSet(split, crop, long_side, seed), positions, workers, skip_bad)
+    return TrainLoader(TrainSet(split, crop, long_side, seed, with_masks), positions, workers, skip_bad)
 
 
 class FullImages(Dataset):

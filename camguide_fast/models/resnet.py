@@ -59,6 +59,7 @@ class ResNet(nn.Module):
 
     Attributes:
         channels: C of the last map, 512 (BasicBlock) or 2048 (Bottleneck).
+        stage_channels: C of the five maps of `stages`.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: list[int]):
@@ -74,6 +75,7 @@ class ResNet(nn.Module):
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.channels = channels
+        self.stage_channels = [64, *(width * block.expansion for width in (64, 128, 256, 512))]
         # x_stg1 of Eq. 18 has 64 channels at H/4: layer1 with BasicBlock, the stem alone with Bottleneck.
         self._stage1_is_stem = block is Bottleneck
         for module in self.modules():
@@ -92,13 +94,19 @@ class ResNet(nn.Module):
         Raises:
             ValueError: another shape, or an image smaller than the stride.
         """
+        stem, low, *_, last = self.stages(x)
+        return stem if self._stage1_is_stem else low, last
+
+    def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The stem after its pooling (stride 4) and layer1 to layer4 (strides 4, 8, 16, 16); raises as `forward`."""
         if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 16:
             raise ValueError(f"x must be [B, 3, H, W], H and W at least 16 (stride), got {list(x.shape)}")
         stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         stem = F.max_pool2d(stem, 3, 2, padding=1)
         low = self.layer1(stem)
-        last = self.layer4(self.layer3(self.layer2(low)))
-        return stem if self._stage1_is_stem else low, last
+        middle = self.layer2(low)
+        high = self.layer3(middle)
+        return stem, low, middle, high, self.layer4(high)
 
 
 # PAPER: its "ResNet18" of 14.00 M parameters is resnet26 here, Bottleneck [2, 2, 2, 2] with 13.99 M; the

@@ -5,12 +5,13 @@ from ._register import load_native
 from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize
 from .confusion_matrix import confusion_matrix
-from .dense_crf import dense_crf, dense_crf_labels
+from .dense_crf import crf_settings, dense_crf, dense_crf_labels
 from .edge_consistency import edge_consistency_loss
 from .edge_support import edge_support
 from .guided_filter import guided_filter
 from .label_closing import label_closing
 from .local_consistency import local_consistency_loss
+from .scale_gradient import scale_gradient
 from .slic import max_segments, slic
 from .stochastic_mask import stochastic_mask
 from .superpixel_walk import SuperpixelGraph, superpixel_graph, superpixel_random_walk

@@ -1,6 +1,8 @@
 """Argument checks, each made once, in the public functions. A message names the argument, what came, and what was
 expected."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -72,5 +74,7 @@ def values(x: Tensor) -> bool:
 
 
 def finite(name: str, x: Tensor) -> None:
-    if values(x) and x.is_floating_point() and not torch.isfinite(x).all():
-        raise ValueError(f"{name} holds NaN or infinite values")
+    if values(x) and x.is_floating_point():
+        low, high = x.aminmax()  # one pass; NaN wins
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(f"{name} holds NaN or infinite values")

@@ -147,13 +147,15 @@ def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tu
     def save(ctx, inputs, output):
         _, grad, scale = output
         ctx.mark_non_differentiable(grad, scale)
+        ctx.set_materialize_grads(False)  # or autograd makes zeros in the shape of grad for backward to ignore
         ctx.save_for_backward(grad, scale)
         ctx.others = len(inputs) - 1
 
     def backward(ctx, upstream, *_):
+        if upstream is None:  # an undefined gradient is 0
+            return (None,) * (1 + ctx.others)
         grad, scale = ctx.saved_tensors
-        # .to: a 0-dim factor does not widen a half-precision product, and 1/N itself is lost in fp16
-        return ((grad.to(scale.dtype) * (upstream * scale)).to(grad.dtype), *[None] * ctx.others)
+        return (torch.ops.camguide_fast.scale_gradient(grad, upstream * scale), *[None] * ctx.others)
 
     define(schema, reference=row, fake=fake, kernel=kernel)
     name = schema[: schema.index("(")]

@@ -33,6 +33,10 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int = 5, beta: float
         [B, K, h, w] like cam, as it comes: dividing by the maximum is the caller's. A constant map without edges
         stays what it is. Computed in fp32 (fp64 for an fp64 cam). No gradient: the result is detached.
 
+    Precision: T is similar to a symmetric matrix with its spectrum in [-1, 1], so that T^n is a short Chebyshev sum
+    (88 terms for 256 steps in fp32). The kernels may cut it where, in the 2-norm weighted by A's column sums, at most
+    2^-24 of the map is lost (2^-53 in fp64); the rounding of hundreds of steps is some 1e-6 of the maximum.
+
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or setting; on CPU also an edge outside [0, 1].
     """

@@ -13,6 +13,7 @@ define_loss(
     " float tau_hard, float lambda_hard, Tensor? valid, bool need_grad) -> (Tensor, Tensor, Tensor)",
     reference=reference_loss,
     count=edge_consistency_count,
+    kernel=("edge_consistency", "triton"),
 )
 
 

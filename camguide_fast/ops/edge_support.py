@@ -14,7 +14,12 @@ def _fake(image, size):
     return image.new_empty((image.shape[0], 1, *size), dtype=torch.float32)
 
 
-define("edge_support(Tensor image, SymInt[2] size) -> Tensor", reference=reference.edge_support, fake=_fake)
+define(
+    "edge_support(Tensor image, SymInt[2] size) -> Tensor",
+    reference=reference.edge_support,
+    fake=_fake,
+    kernel=("edge_support", "triton"),
+)
 
 
 def edge_support(image: Tensor, size: Sequence[int]) -> Tensor:

@@ -8,39 +8,29 @@ from . import _checks as check
 from ._register import define, library
 
 
-def _fake(z, guide, radius, eps):
+def _fake(z, guide, radius, eps, adjoint):
     return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
 define(
-    "guided_filter(Tensor z, Tensor guide, int radius, float eps) -> Tensor",
+    "guided_filter(Tensor z, Tensor guide, int radius, float eps, bool adjoint) -> Tensor",
     reference=reference.guided_filter,
     fake=_fake,
+    kernel=("guided_filter", "cuda"),
 )
 
 
 def _save(ctx, inputs, output):
-    _, guide, ctx.radius, ctx.eps = inputs
+    _, guide, ctx.radius, ctx.eps, ctx.adjoint = inputs
     ctx.save_for_backward(guide)
 
 
 def _backward(ctx, grad):
-    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is D GF(D^-1 .): the same kernel serves
-    # both ways.
+    # GF = D^-1 S with D the pixels per window and S symmetric, so its adjoint is S D^-1: the same kernel serves both
+    # ways.
     (guide,) = ctx.saved_tensors
-    n = _window_count(grad, ctx.radius)
-    wide = grad.to(n.dtype)
-    out = n * torch.ops.camguide_fast.guided_filter(wide / n, guide, ctx.radius, ctx.eps)
-    return out.to(grad.dtype), None, None, None
-
-
-def _window_count(x: Tensor, radius: int) -> Tensor:  # [H, W]: pixels of each window inside the image
-    def along(size: int) -> Tensor:
-        i = torch.arange(size, device=x.device)
-        return (i + radius).clamp(max=size - 1) - (i - radius).clamp(min=0) + 1
-
-    count = along(x.shape[-2])[:, None] * along(x.shape[-1])[None]
-    return count.to(torch.promote_types(x.dtype, torch.float32))
+    dz = torch.ops.camguide_fast.guided_filter(grad, guide, ctx.radius, ctx.eps, not ctx.adjoint)
+    return dz, None, None, None, None
 
 
 torch.library.register_autograd("camguide_fast::guided_filter", _backward, setup_context=_save, lib=library)
@@ -75,4 +65,4 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int = 4, eps: float = 1e-2) 
     check.number("eps", eps, 0, strict=True)
     if guide.requires_grad:
         raise ValueError("guide requires grad, but guided_filter has no gradient to its guide; pass guide.detach()")
-    return torch.ops.camguide_fast.guided_filter(z, guide, radius, float(eps))
+    return torch.ops.camguide_fast.guided_filter(z, guide, radius, float(eps), False)

@@ -13,6 +13,7 @@ define_loss(
     " -> (Tensor, Tensor, Tensor)",
     reference=reference_loss,
     count=local_consistency_count,
+    kernel=("local_consistency", "triton"),
 )
 
 

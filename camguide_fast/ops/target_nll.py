@@ -15,6 +15,7 @@ define_loss(
     " -> (Tensor, Tensor, Tensor)",
     reference=reference_loss,
     count=target_nll_count,
+    kernel=("target_nll", "triton"),
 )
 
 

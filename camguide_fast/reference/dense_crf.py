@@ -15,8 +15,8 @@ def dense_crf(  # [B, L, H, W], [B, 3, H, W] -> [B, L, H, W]
     prob: Tensor | None,
     image: Tensor,
     iterations: int,
-    gaussian: list[float],
-    bilateral: list[float],
+    gaussian: list[float],  # sx, sy, weight for each term
+    bilateral: list[float],  # sx, sy, sr, sg, sb, weight for each term
     unary: Tensor | None,
 ) -> Tensor:
     energy = widen(unary) if prob is None else -torch.log(widen(prob).clamp(1e-5, 1))
@@ -61,27 +61,30 @@ def _mean_field(
 ) -> Tensor:
     n, h, w = energy.shape
     unary = energy.reshape(n, -1).T.contiguous()  # [HW, L]
-    near = _gaussian_lattice(h, w, gaussian[0], unary.dtype, unary.device)
-    alike = permutohedral.build(_bilateral_features(image, *bilateral[:2]), unary.dtype)
+    terms = []
+    for sx, sy, weight in zip(*[iter(gaussian)] * 3, strict=True):
+        terms.append((weight, _gaussian_lattice(h, w, sx, sy, unary.dtype, unary.device)))
+    for *sigma, weight in zip(*[iter(bilateral)] * 6, strict=True):
+        terms.append((weight, permutohedral.build(_bilateral_features(image, sigma), unary.dtype)))
     q = torch.softmax(-unary, 1)
     for _ in range(iterations):  # Q <- softmax(-U + sum_m w_m K_m Q)
-        q = torch.softmax(
-            gaussian[1] * permutohedral.blur(near, q) + bilateral[2] * permutohedral.blur(alike, q) - unary, 1
-        )
+        q = torch.softmax(sum(weight * permutohedral.blur(lattice, q) for weight, lattice in terms) - unary, 1)
     return q.T.reshape(n, h, w)
 
 
 @lru_cache(maxsize=4)  # it depends on the size of the image alone; bounded, as a lattice takes 40 to 60 bytes a pixel
-def _gaussian_lattice(h: int, w: int, sxy: float, dtype: torch.dtype, device: torch.device) -> permutohedral.Lattice:
+def _gaussian_lattice(
+    h: int, w: int, sx: float, sy: float, dtype: torch.dtype, device: torch.device
+) -> permutohedral.Lattice:
     position = _positions(h, w, device)
-    return permutohedral.build(position / position.new_tensor(sxy), dtype)
+    return permutohedral.build(position / position.new_tensor([sx, sy]), dtype)
 
 
-def _bilateral_features(image: Tensor, sxy: float, srgb: float) -> Tensor:  # [3, H, W] -> [HW, 5]
+def _bilateral_features(image: Tensor, sigma: list[float]) -> Tensor:  # [3, H, W], (sx, sy, sr, sg, sb) -> [HW, 5]
     _, h, w = image.shape
     colour = image.to(torch.float32) if image.dtype == torch.uint8 else image.to(torch.float32) * 255
     features = torch.cat([_positions(h, w, image.device), colour.flatten(1).T], 1)
-    return features / features.new_tensor([sxy, sxy, srgb, srgb, srgb])
+    return features / features.new_tensor(sigma)
 
 
 def _positions(h: int, w: int, device: torch.device) -> Tensor:  # [HW, 2]: x, y

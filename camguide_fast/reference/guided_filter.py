@@ -3,13 +3,20 @@
 import torch
 from torch import Tensor
 
-from ._common import unit_image, widen, window_mean
+from ._common import unit_image, widen, window_count, window_mean
 
 
 def guided_filter(
-    z: Tensor, guide: Tensor, radius: int, eps: float
+    z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bool = False
 ) -> Tensor:  # [B, K, H, W], [B, 3, H, W] -> [B, K, H, W]
-    p, image = widen(z), unit_image(guide).to(widen(z).dtype)
+    """GF(z), or its adjoint N GF(z / N) with N the pixels of each window: GF = S / N with S symmetric."""
+    p = widen(z)
+    n = window_count(p, radius)  # [H, W]
+    return (n * _filter(p / n, guide, radius, eps) if adjoint else _filter(p, guide, radius, eps)).to(z.dtype)
+
+
+def _filter(p: Tensor, guide: Tensor, radius: int, eps: float) -> Tensor:
+    image = unit_image(guide).to(p.dtype)
     image = image - image.mean(
         (2, 3), keepdim=True
     )  # the filter does not see a shift of the guide; fp32 cancels less around 0
@@ -23,7 +30,7 @@ def guided_filter(
     a = _solve(cov_ii + eps * torch.eye(3, dtype=p.dtype, device=p.device)[:, :, None, None], cov_ip)
     b = mean_p - (a * mean_i[:, :, None]).sum(1)
     mean_a = window_mean(a.flatten(1, 2), radius).unflatten(1, (3, -1))
-    return ((mean_a * image[:, :, None]).sum(1) + window_mean(b, radius)).to(z.dtype)
+    return (mean_a * image[:, :, None]).sum(1) + window_mean(b, radius)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def label_closing(labels: Tensor, kernel_size: int, background: int, ignore: int) -> Tensor:  # [B, H, W] -> [B, H, W]
-    out, free = labels.clone(memory_format=torch.contiguous_format), labels == background
+    out = labels.clone(memory_format=torch.contiguous_format)
+    free = labels.long() == background  # a narrow map would be compared with a background cut to its type
     for label in labels.unique().tolist():  # ascending: a pixel claimed twice goes to the smallest label
         if label in (background, ignore):
             continue

@@ -319,7 +319,7 @@ Tensor slic(
   const Tensor pixels = torch::stable::contiguous(image);
   Tensor out = torch::stable::new_empty(image, {batch, height, width}, ScalarType::Int);
   int32_t* const segments = out.mutable_data_ptr<int32_t>();
-  with_pixels(pixels, "image", [&](auto* data) {
+  with_image(pixels, "image", [&](auto* data) {
     for_each_image(batch, [&](int64_t i) {
       slic_image(
           data + i * 3 * height * width, height, width, n_segments, compactness, iterations, min_size_factor,

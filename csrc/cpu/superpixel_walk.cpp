@@ -198,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
   Tensor offsets = torch::stable::new_empty(segments, {batch, n + 1});
   Tensor neighbours = torch::stable::new_empty(segments, {batch, slots});
   Tensor transition = torch::stable::new_empty(image, {batch, slots}, dtype);
-  with_pixels(colours, "image", [&](auto* data) {
+  with_image(colours, "image", [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     for_each_image(batch, [&](int64_t i) {
       const int32_t* const own_labels = labels.const_data_ptr<int32_t>() + i * pixels;
@@ -311,7 +311,7 @@ Tensor superpixel_random_walk(
   const Tensor own_counts = torch::stable::contiguous(counts), own_offsets = torch::stable::contiguous(offsets);
   const Tensor own_neighbours = torch::stable::contiguous(neighbours), p = torch::stable::contiguous(transition);
   Tensor out = torch::stable::new_empty(target, {target.size(0), target.size(1), target.size(2), target.size(3)});
-  with_pixels(maps, "target", [&](auto* data) {
+  with_image(maps, "target", [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (!std::is_same_v<T, uint8_t>) {
       const auto run = [&](auto* own_p) {

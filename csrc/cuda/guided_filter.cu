@@ -1,0 +1,355 @@
+// guided_filter: q = GF(z, I), He, Sun & Tang (2013), Eq. 14-16; see camguide_fast/ops/guided_filter.py. Per window w of n pixels
+// (2r+1 wide, clipped at the border), with E the mean over it:
+//
+//     a = (cov(I, I) + eps)^-1 (E[I p] - mu E[p]),   b = E[p] - a.mu,   q_i = (1/n_i) sum of (a_w . I_i + b_w), w around i
+//
+// As a matrix that is D^-1 S with D = diag(n) and S symmetric. Its adjoint S D^-1 is the same pass with p = z / n and without
+// the last 1/n: that is the backward.
+//
+// The guide's share (mu and the inverse, the same for all channels) is computed first and stays in the cache: `guide_statistics`.
+// Then one pass over z, both box stages on chip. A warp marches down a strip of 128 columns of one channel, four neighbouring
+// columns a thread: vertical sums run in registers (add the row that enters, subtract the one that leaves), horizontal ones are
+// put together from shuffles of the neighbours' partial sums, and the rows of (a, b) that the second vertical sum will have to
+// subtract wait in shared memory. A warp needs no other, so there is no barrier. Per pixel and channel at r = 4 that costs about
+// 140 instructions and 45 words through the shared-memory pipe, where taps read one by one would cost 210 words.
+//
+// Compulsory bytes: z, q and the guide once. Sums restart every ROWS rows, which bounds both their drift and how far a NaN gets.
+//
+// Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; ROWS and GUIDE_ROWS that
+// a warp marches down. RADIUS 0 selects the form for windows too large for a strip.
+#include "camguide.cuh"
+
+typedef Z_TYPE T;
+typedef GUIDE_TYPE G;
+typedef Wide<T>::type A;  // of everything in between
+
+// The statistics are [B, H, blocks of columns, PLANES, BLOCK]: a thread finds all planes at fixed distances.
+// The inverse: xx xy xz yy yz zz.
+enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12, BLOCK = 32 };
+
+__device__ __forceinline__ int row_length(int W) { return (W + BLOCK - 1) / BLOCK * PLANES * BLOCK; }
+__device__ __forceinline__ int column(int x) { return x / BLOCK * PLANES * BLOCK + x % BLOCK; }
+
+// The pixels of the window around i that lie inside the image, along one direction.
+__device__ __forceinline__ int count(int i, int size, int radius) { return min(i + radius, size - 1) - max(i - radius, 0) + 1; }
+
+// The filter does not see a shift of the guide, and rounding is least around 0: everything is relative to the middle pixel.
+__device__ __forceinline__ A origin(const G* guide, int c, int H, int W) {
+  return unit<A>(guide[((long long)c * H + H / 2) * W + W / 2]);
+}
+
+// The nine means over a window (I, then xx xy xz yy yz zz) -> the planes from MEAN on, by LDL^T of the covariance + eps. Its
+// pivots are at least eps, and rounding must not bring them below.
+__device__ __forceinline__ void solve_guide(const A (&mean)[9], A eps, A (&solved)[9]) {
+  const A x = mean[0], y = mean[1], z = mean[2];
+  const A xy = mean[4] - x * y, xz = mean[5] - x * z, yz = mean[7] - y * z;
+  A d0 = mean[3] - x * x + eps, d1, d2;
+  d0 = d0 < eps ? eps : d0;
+  const A i0 = 1 / d0, l10 = xy * i0, l20 = xz * i0;
+  d1 = mean[6] - y * y + eps - l10 * xy;
+  d1 = d1 < eps ? eps : d1;
+  const A i1 = 1 / d1, l21 = (yz - l20 * xy) * i1;
+  d2 = mean[8] - z * z + eps - l20 * xz - l21 * l21 * d1;
+  d2 = d2 < eps ? eps : d2;
+  const A i2 = 1 / d2, m20 = l10 * l21 - l20;
+  solved[0] = x, solved[1] = y, solved[2] = z;
+  solved[3] = i0 + l10 * l10 * i1 + m20 * m20 * i2, solved[4] = -l10 * i1 - m20 * l21 * i2, solved[5] = m20 * i2;
+  solved[6] = i1 + l21 * l21 * i2, solved[7] = -l21 * i2, solved[8] = i2;
+}
+
+// Window sums of p, xp, yp, zp and 1/n -> a, b.
+__device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, const A* inverse, A* ab) {
+  const A p = sum[0] * inverse_n;
+  const A x = sum[1] * inverse_n - mu[0] * p, y = sum[2] * inverse_n - mu[1] * p, z = sum[3] * inverse_n - mu[2] * p;
+  ab[0] = inverse[0] * x + inverse[1] * y + inverse[2] * z;
+  ab[1] = inverse[1] * x + inverse[3] * y + inverse[4] * z;
+  ab[2] = inverse[2] * x + inverse[4] * y + inverse[5] * z;
+  ab[3] = p - ab[0] * mu[0] - ab[1] * mu[1] - ab[2] * mu[2];
+}
+
+#if RADIUS > 0
+
+// Shared memory, not registers, bounds the warps of a multiprocessor (4 on sm_89, 12 on sm_90 at r = 4). __launch_bounds__(n, 1)
+// tells the compiler, which else would save registers at the price of loads that wait.
+constexpr int R = RADIUS, STRIP = 128, RING = 2 * R + 1;
+
+__device__ __forceinline__ int round4(int n) { return (n + 3) & ~3; }
+
+// From four columns a thread to the sums over the windows around them. Columns beyond the strip count 0.
+__device__ __forceinline__ void window_sums(const A (&v)[4], A (&sum)[4], int lane) {
+  A head[4], tail[4];  // v[0] + ... + v[i], v[i] + ... + v[3]
+  head[0] = v[0], tail[3] = v[3];
+#pragma unroll
+  for (int i = 1; i < 4; ++i) head[i] = head[i - 1] + v[i], tail[3 - i] = tail[4 - i] + v[3 - i];
+  A left[R / 4 + 1], right[R / 4 + 1];  // sums of the whole threads next to this one
+#pragma unroll
+  for (int d = 1; d <= R / 4; ++d) {
+    const A l = __shfl_up_sync(FULL_WARP, head[3], d) * (A)(lane >= d);
+    const A r = __shfl_down_sync(FULL_WARP, head[3], d) * (A)(lane < 32 - d);
+    left[d] = d > 1 ? left[d - 1] + l : l;
+    right[d] = d > 1 ? right[d - 1] + r : r;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int first = j > R ? j - R : 0, last = j + R < 3 ? j + R : 3;  // of the window's columns in this thread
+    A s = first == 0 ? head[last] : tail[first];  // a window of 3 or more reaches one end or the other
+    if (j < R) {
+      const int n = R - j;  // columns to the left
+      if (n / 4) s += left[n / 4];
+      if (n % 4) s += __shfl_up_sync(FULL_WARP, tail[4 - n % 4], n / 4 + 1) * (A)(lane > n / 4);
+    }
+    if (j + R > 3) {
+      const int n = j + R - 3;
+      if (n / 4) s += right[n / 4];
+      if (n % 4) s += __shfl_down_sync(FULL_WARP, head[n % 4 - 1], n / 4 + 1) * (A)(lane < 31 - n / 4);
+    }
+    sum[j] = s;
+  }
+}
+
+// Four neighbouring elements from the column x on; 0 beyond the row's end.
+template <class V>
+__device__ __forceinline__ void load4(const V* row, int x, int W, A (&v)[4]) {
+  Pack<V, 4> pack;
+#if VECTOR
+  const bool inside = x < W;
+  if (inside) pack = *reinterpret_cast<const Pack<V, 4>*>(row + x);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v[j] = inside ? widen(pack.v[j]) : 0;
+#else
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const bool inside = x + j < W;
+    if (inside) pack.v[j] = row[x + j];
+    v[j] = inside ? widen(pack.v[j]) : 0;
+  }
+#endif
+}
+
+// The same of statistics and of the ring, where all is aligned and there is always something to read.
+__device__ __forceinline__ void load4(const A* at, A (&v)[4]) {
+  const Pack<A, 4> pack = *reinterpret_cast<const Pack<A, 4>*>(at);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v[j] = pack.v[j];
+}
+
+__device__ __forceinline__ void store4(A* at, const A (&v)[4]) {
+  Pack<A, 4> pack;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) pack.v[j] = v[j];
+  *reinterpret_cast<Pack<A, 4>*>(at) = pack;
+}
+
+// Where a thread stands: four columns from x on, `columns` of them inside the image, of a strip whose outermost `halo` columns on
+// either side only serve the sums of the others, unless the image ends there.
+struct Place {
+  int x, lane;
+  bool inside, owned;
+  __device__ __forceinline__ Place(int strip, int halo, int W) {
+    lane = threadIdx.x % 32;
+    const int x0 = strip * (STRIP - 2 * halo);
+    x = x0 + 4 * lane;
+    inside = x < W;
+    owned = inside && (strip == 0 || 4 * lane >= halo) && (x0 + STRIP >= W || 4 * lane < STRIP - halo);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(
+    const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
+  const long long warp = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
+  const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
+  const long long b = warp / strips / chunks;
+  if (b >= B) return;
+  const Place at(strip, round4(R), W);
+  const int y0 = chunk * GUIDE_ROWS, y1 = min(y0 + GUIDE_ROWS, H);
+  guide += b * 3 * H * W;
+  statistics += b * H * row_length(W) + column(at.x);
+
+  A near[3], shift[3];  // a pixel in the middle of these rows, and from there to the image's origin
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    near[c] = unit<A>(guide[((long long)c * H + (y0 + y1) / 2) * W + min(at.x - 4 * at.lane + STRIP / 2, W - 1)]);
+    shift[c] = near[c] - origin(guide, c, H, W);
+  }
+  A sum[9][4] = {};
+  const auto add = [&](int y, A sign) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      A v[3] = {};
+      if (at.x + j < W) {
+#pragma unroll
+        for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + at.x + j]) - near[c];
+      }
+#pragma unroll
+      for (int c = 0, q = 3; c < 3; ++c) {
+        const A signed_v = sign * v[c];
+        sum[c][j] += signed_v;
+#pragma unroll
+        for (int d = c; d < 3; ++d, ++q) sum[q][j] += signed_v * v[d];
+      }
+    }
+  };
+  const int first = max(y0 - R, 0);
+  for (int y = first; y < min(y0 + R, H); ++y) add(y, 1);
+  for (int y = y0; y < y1; ++y) {
+    if (y + R < H) add(y + R, 1);
+    if (y - R - 1 >= first) add(y - R - 1, -1);
+    A window[9][4], value[4];
+#pragma unroll
+    for (int q = 0; q < 9; ++q) window_sums(sum[q], window[q], at.lane);
+    A solved[9][4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const A n = (A)(count(y, H, R) * count(min(at.x + j, W - 1), W, R));
+      A mean[9], result[9];
+#pragma unroll
+      for (int q = 0; q < 9; ++q) mean[q] = window[q][j] / n;
+      solve_guide(mean, (A)eps, result);
+#pragma unroll
+      for (int q = 0; q < 9; ++q) solved[q][j] = result[q] + (q < 3 ? shift[q] : 0);
+    }
+    if (at.owned) {
+      A* const row = statistics + (long long)y * row_length(W);
+#pragma unroll
+      for (int c = 0; c < 3; ++c) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          value[j] = unit<A>(guide[((long long)c * H + y) * W + min(at.x + j, W - 1)]) - near[c] + shift[c];
+        store4(row + (GUIDE + c) * BLOCK, value);
+      }
+#pragma unroll
+      for (int q = 0; q < 9; ++q) store4(row + (MEAN + q) * BLOCK, solved[q]);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(
+    const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips,
+    int adjoint) {
+  DYNAMIC_SHARED(shared);
+  // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
+  const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
+  const int warp = threadIdx.x / 32, k = blockIdx.x % groups * WARPS + warp;
+  const int strip = blockIdx.x / groups % strips, chunk = blockIdx.x / groups / strips % chunks;
+  const long long b = blockIdx.x / groups / strips / chunks;
+  if (k >= K) return;
+  const Place at(strip, round4(2 * R), W);
+  const int y0 = chunk * ROWS, y1 = min(y0 + ROWS, H);
+  z += (b * K + k) * H * W;
+  out += (b * K + k) * H * W;
+  const long long length = row_length(W);
+  statistics += b * H * length + column(min(at.x, W - 1) & ~3);  // beyond the image: anything, to be multiplied by 0
+  A* const ring = reinterpret_cast<A*>(shared) + (warp * RING * 4 * 32 + at.lane) * 4;  // [RING, 4, 32, 4]
+  const A zero[4] = {};
+  for (int i = 0; i < RING * 4; ++i) store4(ring + i * 32 * 4, zero);
+
+  A inverse_n[4];  // 1 / columns of the window; 0 beyond the image, where a = b = 0 then
+#pragma unroll
+  for (int j = 0; j < 4; ++j) inverse_n[j] = at.x + j < W ? reciprocal((A)count(at.x + j, W, R)) : 0;
+
+  // Row t enters (sign 1) or leaves (-1) the vertical sums of p, xp, yp, zp.
+  A sum[4][4] = {};
+  const auto add = [&](int t, A (&p)[4], A sign) {
+    if (adjoint) {
+      const A inverse_rows = reciprocal((A)count(t, H, R));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) p[j] *= inverse_rows * inverse_n[j];
+    }
+    const A* const row = statistics + t * length + GUIDE * BLOCK;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[0][j] += sign * p[j];
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      A guide[4];
+      load4(row + c * BLOCK, guide);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[c + 1][j] = fma(sign * guide[j], p[j], sum[c + 1][j]);
+    }
+  };
+
+  const int begin = max(y0 - R, 0), first = max(begin - R, 0);  // rows of (a, b), rows of z
+  A row[4], next[4];
+  for (int t = first; t < min(begin + R, H); ++t) {
+    load4(z + (long long)t * W, at.x, W, row);
+    add(t, row, 1);
+  }
+  load4(z + (long long)min(begin + R, H - 1) * W, at.x, W, next);  // fetched one row ahead: it comes from far
+  A total[4][4] = {};  // vertical sums of a, b
+#pragma unroll 1
+  for (int t = begin, slot = 0; t < y1 + R; ++t, slot = slot + 1 < RING ? slot + 1 : 0) {
+    A ab[4][4] = {};
+    if (t < H) {
+      if (t + R < H) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) row[j] = next[j];
+        load4(z + (long long)min(t + R + 1, H - 1) * W, at.x, W, next);
+        add(t + R, row, 1);
+      }
+      if (t - R - 1 >= first) {
+        load4(z + (long long)(t - R - 1) * W, at.x, W, row);
+        add(t - R - 1, row, -1);
+      }
+      const A* const guide = statistics + t * length;
+      A window[4][4], mean[3][4], inverse[6][4];
+#pragma unroll
+      for (int q = 0; q < 3; ++q) load4(guide + (MEAN + q) * BLOCK, mean[q]);
+#pragma unroll
+      for (int q = 0; q < 6; ++q) load4(guide + (INVERSE + q) * BLOCK, inverse[q]);
+#pragma unroll
+      for (int q = 0; q < 4; ++q) window_sums(sum[q], window[q], at.lane);
+      const A inverse_rows = reciprocal((A)count(t, H, R));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const A s[4] = {window[0][j], window[1][j], window[2][j], window[3][j]}, mu[3] = {mean[0][j], mean[1][j], mean[2][j]};
+        const A inv[6] = {inverse[0][j], inverse[1][j], inverse[2][j], inverse[3][j], inverse[4][j], inverse[5][j]};
+        A result[4];
+        solve(s, inverse_rows * inverse_n[j], mu, inv, result);
+#pragma unroll
+        for (int q = 0; q < 4; ++q) ab[q][j] = result[q];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      A* const old = ring + (slot * 4 + q) * 32 * 4;
+      A leaving[4];
+      load4(old, leaving);
+      store4(old, ab[q]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) total[q][j] += ab[q][j] - leaving[j];
+    }
+    const int y = t - R;
+    if (y < y0) continue;
+    const A* const guide = statistics + y * length + GUIDE * BLOCK;
+    A result[4], window[4], channel[4];
+    window_sums(total[3], result, at.lane);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      load4(guide + c * BLOCK, channel);
+      window_sums(total[c], window, at.lane);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) result[j] = fma(window[j], channel[j], result[j]);
+    }
+    if (!adjoint) {
+      const A inverse_rows = reciprocal((A)count(y, H, R));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) result[j] *= inverse_rows * inverse_n[j];
+    }
+    Pack<T, 4> pack;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) narrow(result[j], pack.v[j]);
+    if (at.owned) {
+      T* const to = out + (long long)y * W + at.x;
+#if VECTOR
+      *reinterpret_cast<Pack<T, 4>*>(to) = pack;
+#else
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (at.x + j < W) to[j] = pack.v[j];
+#endif
+    }
+  }
+}
+
+#else
+#include "guided_filter_wide.cuh"
+#endif

@@ -1,0 +1,93 @@
+"""Runs what csrc/cuda holds: CUDA C++ compiled by NVRTC through CuPy for the GPU at hand, on the first launch.
+
+`launch` is all that a launcher needs. The tests replace it to run the same launch on the CPU.
+"""
+
+import ctypes
+import functools
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# Beside kernels/ in a source checkout and in the installed package alike.
+SOURCES = Path(__file__).resolve().parents[1] / "csrc/cuda"
+
+# A tensor's element type in the sources; the half types are those of camguide.cuh.
+TYPES = {
+    torch.float64: "double",
+    torch.float32: "float",
+    torch.float16: "half_t",
+    torch.bfloat16: "bfloat_t",
+    torch.int64: "long long",
+    torch.int32: "int",
+    torch.uint8: "unsigned char",
+    torch.bool: "bool",
+}
+
+STATIC_SHARED_LIMIT = 48 * 1024  # beyond it a kernel has to ask for its dynamic shared memory
+
+Defines = dict[str, object]
+
+
+def source(op: str, defines: Defines) -> str:
+    """csrc/cuda/<op>.cu as one text: `defines` on top, then the house's headers instead of their #include.
+
+    Nothing is left to include paths or -D options, whose contents CuPy's cache on disk would not see.
+    """
+    lines = [f"#define {name} {value}" for name, value in defines.items()]
+    return "\n".join([*lines, _expand(SOURCES / f"{op}.cu")])
+
+
+def _expand(path: Path) -> str:
+    def header(match: re.Match) -> str:
+        line = text.count("\n", 0, match.end()) + 2
+        return f'{_expand(path.parent / match[1])}\n#line {line} "{path.name}"'
+
+    text = path.read_text()
+    body = re.sub(r'^#include "(\w+\.cuh)"$', header, text, flags=re.MULTILINE)
+    return f'#line 1 "{path.name}"\n{body.replace("#pragma once", "")}'
+
+
+def launch(
+    op: str, kernel: str, blocks: int, threads: int, args: tuple, *, defines: Defines, shared: int = 0
+) -> None:
+    """Launches `kernel` of csrc/cuda/<op>.cu on the current stream.
+
+    `args`: contiguous tensors (pointers there), ints (int) and floats (double), in the order of the kernel's
+    parameters. `defines`: macros the source is specialised by. `shared`: bytes of dynamic shared memory.
+    """
+    import cupy
+
+    device = torch.cuda.current_device()
+    cupy.cuda.Device(device).use()  # binds its context to this thread, which may be one of autograd's
+    function = _function(op, kernel, tuple(defines.items()), shared, device)
+    values = [_value(a) for a in args]  # to be kept until the launch has copied them
+    pointers = (ctypes.c_void_p * len(args))(*map(ctypes.addressof, values))
+    stream = torch.cuda.current_stream().cuda_stream
+    cupy.cuda.driver.launchKernel(
+        function.kernel.ptr, blocks, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(pointers), 0
+    )
+
+
+@functools.cache
+def _function(op: str, kernel: str, defines: tuple, shared: int, device: int):
+    function = _module(op, defines, device).get_function(kernel)
+    if shared > STATIC_SHARED_LIMIT:
+        function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+    return function
+
+
+@functools.cache
+def _module(op: str, defines: tuple, device: int):
+    """A module and its functions belong to the device that is current when they are made."""
+    import cupy
+
+    return cupy.RawModule(code=source(op, dict(defines)), options=("-std=c++17",))
+
+
+def _value(x: Tensor | int | float) -> ctypes._SimpleCData:
+    if isinstance(x, Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    return ctypes.c_int(x) if isinstance(x, int) else ctypes.c_double(x)

@@ -1,0 +1,112 @@
+"""edge_consistency_loss: the Triton kernels, interpreted where there is no GPU."""
+
+import pytest
+import torch
+from triton_row import DEVICE, compile_launches, graph_equals_eager, serves
+
+from camguide_fast import ops, reference
+
+pytest.importorskip("triton")
+
+OP = ops.edge_consistency_loss
+DEFAULTS = (0.1, 0.05, 2.0, 0.35, 2.0)
+SHAPES = [(1, 1, 1, 1), (1, 1, 1, 6), (1, 1, 2, 3), (2, 3, 8, 9), (1, 1, 23, 25)]  # the last takes two blocks
+
+
+@pytest.fixture(autouse=True)
+def _triton():
+    with serves("edge_consistency", "edge_consistency_loss"):
+        yield
+
+
+def case(shape, dtype=torch.float64):
+    b, k, h, w = shape
+    label = torch.rand(b, k, device=DEVICE) < 0.5
+    label[0, 0] = True
+    return torch.rand(shape, dtype=dtype, device=DEVICE), torch.rand(b, 1, h, w, device=DEVICE) * 0.15, label
+
+
+def loss_and_gradient(function, x, *args):
+    x = x.detach().requires_grad_()
+    loss = function(x, *args)
+    return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("numbers", [DEFAULTS, (0.05, 0.0, 1.5, 0.6, 0.5), (0.1, 0.05, 1.0, 0.35, 2.0)], ids=str)
+def test_equals_the_twin(shape, numbers):
+    cam, support, label = case(shape)
+    poisoned = torch.where(label[:, :, None, None], cam, torch.nan)  # absent classes are never touched
+    valid = torch.ones_like(support, dtype=torch.bool)
+    valid[:, :, 6:, 7:] = False
+    for mask in (None, valid):
+        x = poisoned if mask is None else torch.where(mask, poisoned, torch.nan)
+        loss, grad = loss_and_gradient(OP, x, support, label, *numbers, mask)
+        expected, exact = loss_and_gradient(reference.edge_consistency_loss, cam, support, label, *numbers, mask)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grad, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dtype, bound", [(torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str
+)
+def test_precision(dtype, bound):
+    cam, support, label = case((1, 2, 13, 11))
+    cam = cam.to(dtype)
+    loss, grad = loss_and_gradient(OP, cam, support, label)
+    expected, exact = loss_and_gradient(reference.edge_consistency_loss, cam.double(), support, label, *DEFAULTS, None)
+    assert loss.dtype == torch.float32 and grad.dtype == dtype
+    assert abs(loss.item() - expected.item()) <= 1e-5 * expected.item()
+    assert (grad - exact).abs().max() <= bound * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_flat_maps_cost_nothing(dtype):
+    """Rounding must not turn a constant into edges, which division by their maximum would make full ones."""
+    for value in (0.0, 0.3, 1.0):
+        cam = torch.full((1, 1, 13, 17), value, dtype=dtype, device=DEVICE)
+        ones = cam.new_ones(1, 1)
+        loss, grad = loss_and_gradient(OP, cam, cam.new_zeros(1, 1, 13, 17), ones)
+        assert loss == 0 and not grad.any()
+
+
+def test_no_nan_where_the_norm_is_zero():
+    cam = torch.zeros(1, 1, 12, 12, device=DEVICE)
+    cam[..., 5, 5] = 1
+    _, grad = loss_and_gradient(OP, cam, torch.zeros_like(cam), cam.new_ones(1, 1))
+    assert grad.isfinite().all() and grad.any()
+
+
+def test_nothing_counts_and_nan_that_counts():
+    cam, support, label = case((2, 2, 4, 4), torch.float32)
+    nowhere = torch.zeros_like(support, dtype=torch.bool)
+    for s, y, valid in [(support, label & False, None), (support + 1, label, None), (support, label, nowhere)]:
+        loss, grad = loss_and_gradient(OP, cam, s, y, *DEFAULTS, valid)
+        assert loss == 0 and not grad.any()
+    cam[0, 0, 1, 2] = torch.nan
+    assert OP(cam, support, label).isnan()
+
+
+def test_strides_and_repeat():
+    cam, support, label = case((2, 3, 5, 7), torch.float32)
+    loss, grad = loss_and_gradient(OP, cam, support, label)
+    strided = [x.transpose(2, 3).contiguous().transpose(2, 3) for x in (cam, support)]
+    again = loss_and_gradient(OP, *strided, label.float() * 0.5)
+    assert torch.equal(again[0], loss) and torch.equal(again[1], grad)
+    assert torch.equal(OP(cam, support, label), loss)  # no gradient asked for
+
+
+def test_kernels_compile_without_a_gpu():
+    compile_launches("""
+import torch
+from camguide_fast.kernels.edge_consistency import edge_consistency_loss
+cam, support = torch.zeros(2, 3, 8, 9, dtype=torch.float16), torch.zeros(2, 1, 8, 9)
+valid, label = torch.ones(2, 1, 8, 9, dtype=torch.bool), torch.ones(2, 3)
+edge_consistency_loss(cam, support, label, 0.1, 0.05, 1.5, 0.35, 2.0, valid, True)
+""")
+
+
+@pytest.mark.cuda
+def test_cuda_graph():
+    cam, support, label = case((4, 20, 128, 128), torch.float32)
+    graph_equals_eager(lambda x: loss_and_gradient(OP, x, support, label), cam)

@@ -1,0 +1,194 @@
+"""guided_filter on CUDA: csrc/cuda/guided_filter.cu, run on the CPU by tests/cuda_host, and on a GPU where there is
+one."""
+
+import cuda_host
+import pytest
+import torch
+from camguide_fast.kernels import guided_filter as kernels
+
+from camguide_fast import ops, reference
+from camguide_fast.ops import _register
+
+EPS = 1e-2
+
+
+def case(shape, dtype=torch.float32, guide=None, device="cpu"):
+    b, k, h, w = shape
+    z = torch.randn(shape, device=device).to(dtype)
+    image = torch.rand(b, 3, h, w, device=device)
+    if guide == torch.uint8:
+        return z, (image * 255).round().to(torch.uint8)
+    return z, image.to(guide or dtype)
+
+
+def exact(z, guide, radius, adjoint, eps=EPS):
+    guide = guide.float() if guide.dtype == torch.uint8 else guide
+    guide = guide.double() / 255 if guide.max() > 1 else guide.double()
+    return reference.guided_filter(z.double(), guide, radius, eps, adjoint)
+
+
+def error(result, expected):
+    return ((result.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["forward", "adjoint"])
+@pytest.mark.parametrize(
+    "shape, radius",
+    [
+        ((1, 1, 1, 1), 4),  # clipped to radius 1
+        ((2, 3, 5, 7), 4),
+        ((1, 6, 40, 36), 4),  # two runs of rows, two blocks of channels, read by fours
+        ((1, 1, 5, 260), 4),  # strips that overlap, read by fours
+        ((1, 2, 3, 245), 6),  # and one by one
+        ((1, 1, 35, 150), 16),  # the largest radius of a strip
+        ((1, 2, 9, 3), 2),
+        ((1, 3, 40, 23), 17),  # too large for a strip
+        ((2, 2, 6, 70), 10**9),
+    ],
+    ids=str,
+)
+def test_equals_the_reference(shape, radius, adjoint):
+    z, guide = case(shape)
+    result = cuda_host.every_order(lambda: kernels.guided_filter(z, guide, radius, EPS, adjoint), orders=(0, 1, 2))
+    assert error(result, exact(z, guide, min(radius, max(shape)), adjoint)) <= 1e-5
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["forward", "adjoint"])
+@pytest.mark.parametrize(
+    "dtype, guide, radius",
+    [
+        (torch.float16, torch.uint8, 4),
+        (torch.bfloat16, torch.float16, 1),
+        (torch.float16, torch.bfloat16, 30),
+        (torch.float64, torch.float64, 3),
+        (torch.float64, torch.uint8, 9),
+    ],
+    ids=str,
+)
+def test_types(dtype, guide, radius, adjoint):
+    z, guide = case((1, 3, 21, 28), dtype, guide)
+    with cuda_host.on_cpu(order=3):
+        result = kernels.guided_filter(z, guide, radius, EPS, adjoint)
+    assert result.dtype == dtype
+    expected = exact(z, guide.float() if dtype != torch.float64 else guide, radius, adjoint)
+    if dtype == torch.float64:
+        assert error(result, expected) <= (1e-12 if guide.dtype == dtype else 1e-6)  # bytes / 255 in fp32, as the twin
+    else:
+        twin = reference.guided_filter(z, guide, radius, EPS, adjoint)
+        assert error(result, expected) <= 2 * error(twin, expected)
+
+
+def test_adjoint():
+    """<g, GF z> = <GF^T g, z>, and the backward is that."""
+    z, guide = case((1, 2, 12, 20), torch.float64)
+    g = torch.randn_like(z)
+    with cuda_host.on_cpu():
+        forward, backward = (kernels.guided_filter(x, guide, 3, EPS, a) for x, a in ((z, False), (g, True)))
+    torch.testing.assert_close((g * forward).sum(), (backward * z).sum())
+    (grad,) = torch.autograd.grad(ops.guided_filter(z.requires_grad_(), guide, 3, EPS), z, g)
+    torch.testing.assert_close(backward, grad)
+
+
+def test_little_contrast_in_a_bright_guide():
+    """Without a shift of the guide, its covariance of 1e-7 would drown in the rounding of its square."""
+    z, guide = case((1, 2, 40, 36))
+    guide = 0.9 + 1e-3 * guide
+    with cuda_host.on_cpu():
+        result = kernels.guided_filter(z, guide, 4, 1e-7, False)
+    assert error(result, exact(z, guide, 4, False, eps=1e-7)) <= 2e-4
+
+
+def test_equal_channels():
+    """A grey guide's covariance is singular but for eps."""
+    z, guide = case((1, 2, 20, 24))
+    guide = guide[:, :1].expand_as(guide).contiguous()
+    with cuda_host.on_cpu():
+        result = kernels.guided_filter(z, guide, 4, 1e-4, False)
+    assert error(result, exact(z, guide, 4, False, eps=1e-4)) <= 2e-4
+
+
+@pytest.mark.parametrize("radius", [4, 30])
+def test_constant_maps_and_strides(radius):
+    z, guide = case((1, 6, 40, 36))
+    with cuda_host.on_cpu():
+        constant = kernels.guided_filter(torch.full_like(z, 3.5), guide, radius, EPS, False)
+        expected = kernels.guided_filter(z, guide, radius, EPS, False)
+        strided = z.transpose(2, 3).contiguous().transpose(2, 3)
+        last = guide.to(memory_format=torch.channels_last)
+        assert torch.equal(kernels.guided_filter(strided, last, radius, EPS, False), expected)
+        buffer = torch.cat([z.new_zeros(1), z.flatten()])  # not aligned for reads by fours
+        torch.testing.assert_close(kernels.guided_filter(buffer[1:].view(z.shape), guide, radius, EPS, False), expected)
+    torch.testing.assert_close(constant, torch.full_like(z, 3.5))
+
+
+@pytest.mark.parametrize("radius", [4, 30])
+def test_a_nan_stays_in_its_map(radius):
+    z, guide = case((1, 6, 40, 36))
+    z[0, 1, 20, 20] = float("nan")
+    with cuda_host.on_cpu():
+        result = kernels.guided_filter(z, guide, radius, EPS, False)
+    assert result[0, 1, 12:29, 12:29].isnan().all()
+    assert not result[0, [0, 2, 3, 4, 5]].isnan().any()
+
+
+def test_the_op_is_served_by_it():
+    row = _register.rows()["guided_filter"]["cuda"]
+    assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
+
+
+GPU_SHAPES = [
+    ((1, 1, 1, 1), 4),
+    ((4, 20, 128, 128), 4),
+    ((2, 7, 61, 67), 4),
+    ((1, 3, 300, 516), 16),
+    ((1, 5, 100, 90), 60),
+]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape, radius", GPU_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_cuda_on_a_side_stream(shape, radius, dtype):
+    z, guide = case(shape, dtype, torch.uint8, device="cuda")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
+        for adjoint in (False, True):
+            result = kernels.guided_filter(z * 1, guide, radius, EPS, adjoint)
+            again = kernels.guided_filter(z * 1, guide, radius, EPS, adjoint)
+            expected = exact(z, guide, min(radius, max(shape)), adjoint)
+            bound = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, 1e-5)
+            assert error(result, expected) <= bound
+            assert torch.equal(result, again)
+    torch.cuda.synchronize()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("radius", [4, 60])
+def test_cuda_graph(radius):
+    z, guide = case((2, 5, 61, 64), device="cuda")
+    z.requires_grad_()
+
+    def step():
+        q = ops.guided_filter(z, guide, radius, EPS)
+        return q.detach(), *torch.autograd.grad(q.square().sum(), z)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()  # compiles the kernels before the capture
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        q, dz = step()
+    with torch.no_grad():
+        z.copy_(torch.randn_like(z))
+    graph.replay()
+    expected = exact(z.detach(), guide, radius, False)
+    assert error(q, expected) <= 1e-5
+    assert error(dz, exact(2 * expected, guide, radius, True)) <= 1e-5
+
+
+@pytest.mark.cuda
+def test_cuda_gradient():
+    z, guide = case((1, 2, 6, 5), torch.float64, device="cuda")
+    assert torch.autograd.gradcheck(lambda z: ops.guided_filter(z, guide, 2), z.requires_grad_())
