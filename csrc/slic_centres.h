@@ -113,7 +113,7 @@ struct Near {
   Buffer<float> y, x, floor_y, floor_x, L, a, b;
   Buffer<float> lower;  // bound of the distances from a block
 
-  explicit Near(int64_t centres) : Near(0, round_to_lanes<float>(centres)) {}
+  explicit Near(int64_t centres) : Near(0, blocks_of(centres, kLanes) * kLanes) {}
 
   __attribute__((noinline)) void gather(const Centres& centres, const Grid& grid, const Extent& at) {
     list.clear();
@@ -127,7 +127,7 @@ struct Near {
       list.insert(list.end(), centres.sorted.begin() + first[left], centres.sorted.begin() + first[right + 1]);
     }
     std::sort(list.begin(), list.end(), [](const Centre& i, const Centre& j) { return i.index < j.index; });
-    count = round_to_lanes<float>(static_cast<int64_t>(list.size()));
+    count = blocks_of(static_cast<int64_t>(list.size()), kLanes) * kLanes;
     list.resize(count, Centre{-1, -kInfinity, -kInfinity, 0, 0, 0, 0, 0});
     for (int64_t i = 0; i < count; ++i) {
       const Centre& c = list[i];

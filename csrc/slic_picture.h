@@ -16,8 +16,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kColourScale = 65536;     // steps per Lab unit
-constexpr int64_t kLanes = lanes<float>;  // pixels of a block along x
-constexpr int64_t kBlockRows = 8;         // and along y
+constexpr int64_t kLanes = 16;          // pixels of a block along x: vectors of any machine divide it
+constexpr int64_t kBlockRows = 8;       // and along y
 
 constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
