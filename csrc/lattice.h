@@ -34,13 +34,13 @@ template <class A>
 struct Lattice {
   Tiles tiles;
   int corners;                   // D = d + 1 in d dimensions
-  Array<uint16_t> corner;       // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
-  Array<A> weight;              // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
+  Array<uint16_t> corner;        // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
+  Array<A> weight;               // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
   std::vector<int64_t> begin;    // [tiles + 1]: where a tile's rows begin among all, G in number
-  Array<uint32_t> vertex;       // [G]: the vertex that a row of a tile belongs to
+  Array<uint32_t> vertex;        // [G]: the vertex that a row of a tile belongs to
   int64_t vertices = 0;          // M
-  Array<uint32_t> first_copy;   // [M + 1]: where a vertex begins in `copy`
-  Array<uint32_t> copy;         // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
+  Array<uint32_t> first_copy;    // [M + 1]: where a vertex begins in `copy`
+  Array<uint32_t> copy;          // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
   std::vector<std::vector<uint32_t>> lines[6];  // for each axis: 2 vertex + (whether the next one follows it on its line)
 
   Lattice(const Tiles& tiles, int corners)

@@ -37,6 +37,8 @@ CAMGUIDE_INLINE Vec<A> within_rows(Vec<A> v, const F& combine) {
 
 template <class A, int W>
 class MeanField {
+  static_assert(lanes<A> % W == 0, "the softmax takes whole rows in a vector");
+
  public:
   MeanField(const Tiles& tiles, int64_t labels, const std::vector<Term<A>>& terms)
       : tiles_(tiles), labels_(labels), chunks_((labels + W - 1) / W), unary_(tiles.count * chunks_ * Tiles::pixels) {

@@ -112,9 +112,9 @@ std::vector<Term<A>> build_terms(const Tensor& image, const std::vector<double>&
 template <class A, class F>
 void with_mean_field(const Tiles& tiles, int64_t labels, const std::vector<Term<A>>& terms, const F& f) {
   if (labels <= 4) {
-    f(MeanField<A, 4>(tiles, labels, terms));
+    f(MeanField<A, std::min<int64_t>(4, lanes<A>)>(tiles, labels, terms));
   } else {
-    f(MeanField<A, 8>(tiles, labels, terms));
+    f(MeanField<A, std::min<int64_t>(8, lanes<A>)>(tiles, labels, terms));
   }
 }
 
