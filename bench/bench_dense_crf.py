@@ -11,7 +11,7 @@ from camguide_fast import ops, reference
 
 
 def eager(prob, image):
-    return reference.dense_crf(prob, image, 5, [3.0, 3.0], [50.0, 5.0, 10.0], None)
+    return reference.dense_crf(prob, image, 5, [3.0, 3.0, 3.0], [50.0, 50.0, 5.0, 5.0, 5.0, 10.0], None)
 
 
 @pytest.mark.parametrize("labels", [3, 21])
