@@ -61,6 +61,10 @@ class Stage:
     """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on CPU."""
     average: float = 0.0
     """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
+    crop: int | None = None
+    """Side of the stage's own square crop, pixels [that of data]."""
+    long_side: tuple[int, int] | None = None
+    """The stage's own range of the image's long side, pixels [that of data]."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Distillation(CamStage):
 class Refinement(CamStage):
     """Stage 3 (II.H, II.I; table III)."""
 
+    start: Literal["baseline", "stage1", "stage2"] = "stage2"
+    """The stage whose weights it goes on from."""
     lambda_cls: float = 1.00
     lambda_crf: float = 0.80
     lambda_edge: float = 0.70

@@ -66,7 +66,7 @@ class Args:
 
 def needs(stage: str, config: Config) -> tuple[str, ...]:
     """The stages that must be there before this one."""
-    before = {"stage1": ("teacher",), "stage2": ("teacher", "stage1"), "stage3": ("stage2",)}
+    before = {"stage1": ("teacher",), "stage2": ("teacher", "stage1"), "stage3": (config.stage3.start,)}
     source = config.affinity.source
     return before.get(stage, {"affinity": (source,), "walk": (source, "affinity"), "final": ("walk",)}.get(stage, ()))
 
@@ -167,8 +167,8 @@ class Run:
         return train_loader(
             split,
             batch_size=settings.batch_size,
-            crop=self.config.data.crop,
-            long_side=self.config.data.long_side,
+            crop=settings.crop or self.config.data.crop,
+            long_side=settings.long_side or self.config.data.long_side,
             seed=self.args.seed,
             workers=self.config.data.workers,
             skip_bad=self.args.skip_bad,
@@ -238,7 +238,7 @@ class Run:
             return Job(name, settings, (PuzzleStage if puzzle else ClassificationStage)(net, settings), net, new)
         if name == "stage3":
             net.dropout.p = self.config.network.dropout
-            return Job(name, settings, RefinementStage(net, settings, self.config.data.crop), net, new)
+            return Job(name, settings, RefinementStage(net, settings, settings.crop or self.config.data.crop), net, new)
         teacher, card = load_model(self.checkpoint("teacher"), self.where.device)
         self._check_classes(card, "teacher")
         teacher = teacher.to(memory_format=torch.channels_last)

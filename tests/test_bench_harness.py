@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from _check import close, equal
+from _measure import copy_bandwidth, laps, peak_memory
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
-
-from _check import close, equal  # noqa: E402
-from _measure import copy_bandwidth, laps, peak_memory  # noqa: E402
 
 CPU = torch.device("cpu")
 BENCH = """

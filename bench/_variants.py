@@ -1,0 +1,78 @@
+"""The variants that bench/quality.py knows: each a few changes to a preset, one factor at a time from `base`."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from camguide_fast.config import Config
+
+Changes = Mapping[str, Any]
+"""{dotted name of a setting: its value}."""
+
+VARIANTS: dict[str, Changes] = {
+    "base": {},
+    # views of stage 3: scale of the images, and with it the resolution of the targets
+    "crop-160": {"stage3.crop": 160, "stage3.long_side": (160, 288)},
+    "crop-320": {"stage3.crop": 320, "stage3.long_side": (320, 560), "stage3.batch_size": 8},
+    "crop-384-native": {"stage3.crop": 384, "stage3.long_side": (400, 640), "stage3.batch_size": 8},
+    # stochastic threshold of the targets
+    "tau-literal": {"stage3.low": 0.05},
+    "tau-.10": {"stage3.low": 0.10},
+    "tau-.20-.40": {"stage3.low": 0.20, "stage3.high": 0.40},
+    # targets
+    "no-closing": {"stage3.closing": 0},
+    "crf-every-step": {"stage3.crf_every": 1},
+    "walk-sigma-1": {"stage3.walk_sigma": 1.0},
+    "walk-sigma-5-squared": {"stage3.walk_sigma": 5.0, "stage3.walk_squared": True},
+    "walk-6-steps": {"stage3.walk_iterations": 6},
+    "segments-500": {"stage3.segments": 500},
+    # form of the target loss
+    "balanced": {"stage3.balance": True},
+    "smooth-literal": {"stage3.smooth": 1e-5},
+    # which losses
+    "no-edge": {"stage3.lambda_edge": 0.0},
+    "no-local": {"stage3.lambda_loc": 0.0},
+    "no-walk": {"stage3.lambda_rw": 0.0},
+    "no-crf": {"stage3.lambda_crf": 0.0},
+    "targets-alone": {"stage3.lambda_edge": 0.0, "stage3.lambda_loc": 0.0},
+    "tags-alone": {f"stage3.lambda_{name}": 0.0 for name in ("crf", "rw", "edge", "loc")},
+    # optimisation of stage 3
+    "rate-x3": {"stage3.optimizer.lr": 3e-3},
+    "rate-/3": {"stage3.optimizer.lr": 3e-4},
+    "epochs-6": {"stage3.epochs": 6},
+    "batchnorm-train": {"stage3.batchnorm": "train"},
+    "no-average": {f"{stage}.average": 0.0 for stage in ("baseline", "teacher", "stage1", "stage2", "stage3")},
+    # head
+    "no-dropout": {"network.dropout": 0.0},
+    "width-64": {"network.width": 64},
+    "parity-head": {"network.head": "parity", "network.width": 512},
+    # stages 1 and 2
+    "without-stage-2": {"stage3.start": "stage1"},
+    "without-stages-1-2": {"stage3.start": "baseline"},
+    "raw-l1": {"stage1.reg": "raw", "stage2.reg": "raw"},
+    "mask-high": {"stage1.low": 0.2, "stage1.high": 0.6, "stage2.low": 0.2, "stage2.high": 0.6},
+    "tags-.65": {"stage1.lambda_cls": 0.65, "stage1.lambda_reg": 0.35},
+    # teacher
+    "teacher-puzzle": {"teacher.method": "puzzle"},
+    "teacher-320": {"teacher.crop": 320, "teacher.long_side": (320, 560)},
+    # AffinityNet and walk
+    "affinity-rate-/5": {"affinity.optimizer.lr": 1e-3},
+    "affinity-6-epochs": {"affinity.epochs": 6},
+    "affinity-crop-320": {"affinity.crop": 320, "affinity.long_side": (320, 560)},
+    "affinity-.30-.05": {"affinity.foreground": 0.30, "affinity.background": 0.05},
+    "affinity-of-baseline": {"affinity.source": "baseline"},
+}
+
+
+def changed(config: Config, changes: Changes) -> Config:
+    """`config` with the changes; a KeyError names a setting that does not exist."""
+    for name, value in changes.items():
+        config = _set(config, name.split("."), value, name)
+    return config
+
+
+def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
+    first, *rest = path
+    if not is_dataclass(part) or first not in {field.name for field in fields(part)}:
+        raise KeyError(f"{name}: there is no such setting")
+    return replace(part, **{first: _set(getattr(part, first), rest, value, name) if rest else value})

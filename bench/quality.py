@@ -1,0 +1,141 @@
+"""Do the stages pay? Trains named variants of the pipeline and shows what each is worth.
+
+    python bench/quality.py --data voc_animals --weights resnet18_partial --variants base no-edge crop-320 --seeds 0 1 2
+
+A variant is a few changes to a preset (bench/_variants.py). What two runs have in common is trained once: a stage is
+taken from any earlier run in which everything that it depends on was the same. Stopped anywhere, the same command goes
+on. Each finished run adds a line to --results. Masks are looked at for the scores alone: thresholds are fitted on a
+sample of the training split and transferred.
+"""
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from _quality_runs import drop_changed, is_done, metrics, note, read_done, stage_keys, take_over
+from _quality_table import markdown
+from _variants import VARIANTS, changed
+
+from camguide_fast.checkpoint import load_model, write_atomic, write_json
+from camguide_fast.config import PRESETS, to_dict
+from camguide_fast.data import open_split, read_image
+from camguide_fast.fit import Where
+from camguide_fast.models import logits
+from camguide_fast.multi_scale import scale_maps
+from camguide_fast.pipeline import Args, Run
+from camguide_fast.results import read_rows
+from camguide_fast.tags import mean_average_precision
+
+STAGES = ("baseline", "teacher", "stage1", "stage2", "stage3", "affinity", "walk", "final")
+HAS_TAGS = STAGES[:5]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which variants to run, on what."""
+
+    data: Path
+    """A data set whose images have tags and masks."""
+    weights: Path | None = None
+    """Pretrained trunk, as in camguide_fast.train."""
+    variants: tuple[str, ...] = ("base",)
+    seeds: tuple[int, ...] = (0,)
+    until: str = "final"
+    """The last stage to run."""
+    preset: str = "small"
+    fit_split: str = "train:200"
+    """Where thresholds are fitted."""
+    score_split: str = "val"
+    out: Path = Path("runs/quality")
+    """Folder of the runs, one for each variant and seed."""
+    results: Path = Path(__file__).parent / "results" / "quality.jsonl"
+    """Gets a line for each finished run."""
+
+
+def main(study: Study) -> None:
+    unknown = set(study.variants) - set(VARIANTS)
+    if unknown:
+        raise SystemExit(f"--variants: {', '.join(sorted(unknown))}: expected some of {', '.join(VARIANTS)}")
+    for seed in study.seeds:
+        for name in study.variants:
+            line = one_run(study, name, seed)
+            lines = [old for old in read_lines(study.results) if (old["variant"], old["seed"]) != (name, seed)] + [line]
+            write_atomic(study.results, "".join(json.dumps(one) + "\n" for one in lines).encode())
+            print(f"\n{markdown(lines)}\n", flush=True)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def one_run(study: Study, name: str, seed: int) -> dict:
+    """Trains and scores what is not there yet; the line of the run."""
+    config = changed(PRESETS[study.preset](), VARIANTS[name])
+    inference = replace(config.inference, splits=(study.score_split,), fit_split=study.fit_split)
+    config = replace(config, inference=inference)
+    folder = study.out / f"{name.replace('/', '_')}-s{seed}"
+    args = Args(data=study.data, out=folder, weights=study.weights, seed=seed, config=config, resume=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_dict(args))
+    stages = STAGES[: STAGES.index(study.until) + 1]
+    keys = stage_keys(args, stages)
+    drop_changed(folder, keys)
+    run = Run(args, Where(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    for stage in stages:
+        if is_done(folder, stage, keys[stage]):
+            continue
+        if donor := next((d for d in sorted(study.out.iterdir()) if is_done(d, stage, keys[stage])), None):
+            take_over(donor, folder, stage)
+            continue
+        print(f"{folder.name}: {stage}", flush=True)
+        note(folder, stage, key=keys[stage])
+        start = time.monotonic()
+        run.stage(stage)
+        note(folder, stage, minutes=round((time.monotonic() - start) / 60, 2))
+        if stage in HAS_TAGS:
+            note(folder, stage, map=tag_map(run, stage))
+    return describe(folder, name, seed, study.score_split)
+
+
+@torch.no_grad()
+def tag_map(run: Run, stage: str) -> float:
+    """mAP in percent of the tags of the scored split, from the class maps of one scale."""
+    net, _ = load_model(run.checkpoint(stage), run.where.device)
+    split = open_split(run.args.data, run.config.inference.splits[0])
+    scores, label = torch.zeros(len(split), len(split.classes)), torch.zeros(len(split), len(split.classes))
+    for i, record in enumerate(split):
+        image = torch.from_numpy(read_image(record.image)).permute(2, 0, 1).to(run.where.device)
+        scores[i] = logits(scale_maps(net.eval(), image, 0.75, flip=False, amp=True))[0]
+        label[i, list(record.tags)] = 1
+    return round(100 * mean_average_precision(scores, label), 2)
+
+
+def describe(folder: Path, name: str, seed: int, scored: str) -> dict:
+    """The line of a finished run."""
+    done, kept = read_done(folder), ("stage", "threshold_mode", "fitted_on", "miou")
+    epochs = [line for line in metrics(folder) if line["stage"] == "stage3" and line.get("event") == "epoch"]
+    return {
+        "variant": name,
+        "seed": seed,
+        "changes": VARIANTS[name],
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "scored": scored,
+        "rows": [{key: row[key] for key in kept} for row in read_rows(folder / "results.json")],
+        "map": {stage: entry["map"] for stage, entry in done.items() if "map" in entry},
+        "targets": [{key: round(line[key], 2) for key in line if key.startswith("miou_")} for line in epochs],
+        "minutes": {stage: entry["minutes"] for stage, entry in done.items()},
+    }
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study, description=__doc__))

@@ -1,0 +1,109 @@
+"""bench/quality.py: variants change what they name, runs share what they have in common, the table is right."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import quality
+from _quality_runs import stage_keys
+from _quality_table import markdown
+from _variants import VARIANTS, changed
+
+from camguide_fast.config import PRESETS, Config, to_dict
+from camguide_fast.data import make_demo
+from camguide_fast.pipeline import Args
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_what_it_names(name):
+    base = PRESETS["small"]()
+    config = changed(base, VARIANTS[name])
+    assert (config == base) == (name == "base")
+
+
+@pytest.mark.parametrize("name", ["stage3.speed", "stage4.low", "stage3.low.high"])
+def test_an_unknown_setting_is_refused(name):
+    with pytest.raises(KeyError, match="no such setting"):
+        changed(Config(), {name: 1})
+
+
+@pytest.mark.parametrize(
+    "changes, again",
+    [
+        ({"baseline.epochs": 1}, "baseline"),
+        ({"teacher.epochs": 1}, "teacher stage1 stage2 stage3 affinity walk final"),
+        ({"stage2.low": 0.3}, "stage2 stage3 affinity walk final"),
+        ({"stage2.low": 0.3, "stage3.start": "stage1"}, "stage2 stage3 affinity walk final"),
+        ({"network.width": 8}, "stage3 affinity walk final"),
+        ({"affinity.source": "baseline"}, "affinity walk final"),
+        ({"walk.beta": 3.0}, "walk final"),
+        ({"inference.target_sample": 0}, ""),
+    ],
+)
+def test_what_depends_on_a_change_is_made_again(changes, again):
+    before, after = (
+        stage_keys(Args(data=Path("x"), config=changed(PRESETS["small"](), c)), quality.STAGES) for c in ({}, changes)
+    )
+    assert [stage for stage in quality.STAGES if before[stage] != after[stage]] == again.split()
+
+
+def tiny() -> Config:
+    config = PRESETS["demo"]()
+    for stage in ("baseline", "teacher", "stage1", "stage2", "stage3"):
+        config = replace(config, **{stage: replace(getattr(config, stage), epochs=1, batch_size=4)})
+    return changed(
+        config,
+        {
+            "data.crop": 48,
+            "data.long_side": (40, 60),
+            "data.workers": 0,
+            "network.width": 16,
+            "inference.scales": (1.0,),
+            "inference.target_sample": 2,
+        },
+    )
+
+
+def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
+    data = make_demo(tmp_path / "set", train=8, val=4, size=48)
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
+    results = tmp_path / "quality.jsonl"
+    study = quality.Study(
+        data=data, preset="tiny", until="stage3", fit_split="train:4", out=tmp_path / "runs", results=results
+    )
+    quality.main(replace(study, variants=("base", "no-edge")))
+    said = capsys.readouterr().out
+    assert "base-s0: stage2" in said and "no-edge-s0: stage3" in said and "no-edge-s0: stage2" not in said
+    base, other = (json.loads(line) for line in results.read_text().splitlines())
+    assert {row["stage"] for row in base["rows"]} == {"baseline", "teacher", "stage1", "stage2", "stage3"}
+    assert [row for row in base["rows"] if row["stage"] != "stage3"] == [
+        row for row in other["rows"] if row["stage"] != "stage3"
+    ]
+    assert set(base["map"]) == set(quality.HAS_TAGS) and set(base["targets"][0]) == {"miou_cam", "miou_rw", "miou_crf"}
+    trained = json.loads((tmp_path / "runs/no-edge-s0/config.json").read_text())["config"]["stage3"]
+    assert trained["lambda_edge"] == 0 and to_dict(tiny())["stage3"]["lambda_edge"] > 0
+
+    quality.main(replace(study, variants=("no-edge",)))  # again: nothing is trained, no line is said twice
+    assert "no-edge-s0:" not in capsys.readouterr().out
+    assert len(results.read_text().splitlines()) == 2
+
+
+def test_table():
+    def line(seed, miou):
+        row = {"stage": "stage3", "threshold_mode": "global", "miou": miou}
+        rows = [row | {"fitted_on": "train:4"}, row | {"fitted_on": "val", "miou": 99.0}]
+        rows += [r | {"threshold_mode": "class-wise", "miou": r["miou"] + 1} for r in rows]
+        targets = [{"miou_cam": 1.0}, {"miou_cam": 40.0, "miou_rw": 41.0, "miou_crf": 42.0}]
+        return {
+            "variant": "v",
+            "seed": seed,
+            "scored": "val",
+            "rows": rows,
+            "map": {"stage3": 80.0},
+            "targets": targets,
+            "minutes": {"stage3": 2.0},
+        }
+
+    last = markdown([line(0, 50.0), line(1, 52.0)]).splitlines()[-1]
+    assert last == "| v | 2 |  |  |  | 51.0 ±1.4 / 52.0 ±1.4 |  |  | 80.0 ±0.0 | 40.0 / 41.0 / 42.0 | 2 |"
