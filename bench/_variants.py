@@ -18,6 +18,7 @@ VARIANTS: dict[str, Changes] = {
     # stochastic threshold of the targets
     "tau-literal": {"stage3.low": 0.05},
     "tau-.10": {"stage3.low": 0.10},
+    "tau-.10-.20": {"stage3.low": 0.10, "stage3.high": 0.20},
     "tau-.20-.40": {"stage3.low": 0.20, "stage3.high": 0.40},
     # targets
     "no-closing": {"stage3.closing": 0},
@@ -35,9 +36,13 @@ VARIANTS: dict[str, Changes] = {
     "no-walk": {"stage3.lambda_rw": 0.0},
     "no-crf": {"stage3.lambda_crf": 0.0},
     "targets-alone": {"stage3.lambda_edge": 0.0, "stage3.lambda_loc": 0.0},
+    "tags-.1": {"stage3.lambda_cls": 0.1},
     "tags-alone": {f"stage3.lambda_{name}": 0.0 for name in ("crf", "rw", "edge", "loc")},
     # optimisation of stage 3
     "rate-x3": {"stage3.optimizer.lr": 3e-3},
+    "rate-x10": {"stage3.optimizer.lr": 1e-2},
+    "head-rate-x10": {"stage3.optimizer.new_scale": 100.0},
+    "rate-/3-head-rate-x10": {"stage3.optimizer.lr": 3e-4, "stage3.optimizer.new_scale": 300.0},
     "rate-/3": {"stage3.optimizer.lr": 3e-4},
     "epochs-6": {"stage3.epochs": 6},
     "batchnorm-train": {"stage3.batchnorm": "train"},
@@ -55,7 +60,15 @@ VARIANTS: dict[str, Changes] = {
     # teacher
     "teacher-puzzle": {"teacher.method": "puzzle"},
     "teacher-320": {"teacher.crop": 320, "teacher.long_side": (320, 560)},
+    # several at once
+    "crf-every-step-tags-.1": {"stage3.crf_every": 1, "stage3.lambda_cls": 0.1},
     # AffinityNet and walk
+    "affinity-sgd": {
+        "affinity.optimizer.name": "sgd",
+        "affinity.optimizer.lr": 0.1,
+        "affinity.optimizer.momentum": 0.0,
+        "affinity.batch_size": 32,
+    },
     "affinity-rate-/5": {"affinity.optimizer.lr": 1e-3},
     "affinity-6-epochs": {"affinity.epochs": 6},
     "affinity-crop-320": {"affinity.crop": 320, "affinity.long_side": (320, 560)},
