@@ -96,9 +96,7 @@ def label_opening(labels: Tensor, kernel_size: int = 3, background: int = 0, ign
     return torch.ops.camguide_fast.label_morphology(labels, "opening", kernel_size, background, ignore)
 
 
-def _check(
-    labels: Tensor, kernel_size: int, background: int, ignore: int, *, writes_background: bool = False
-) -> None:
+def _check(labels: Tensor, kernel_size: int, background: int, ignore: int, *, writes_background: bool = False) -> None:
     check.tensor("labels", labels, 3, (torch.uint8, torch.int32, torch.int64))
     check.integer("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
