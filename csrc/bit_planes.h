@@ -44,9 +44,9 @@ struct Area {
   int64_t columns() const { return right - left; }
 };
 
-// Bit y % 8 of byte [y / 8][x] is the pixel in row y - dy and column x - dx, where (dy, dx) is the plane's offset: a smear reaches
-// forward alone, and instead of shifting its result back, a plane begins as far down and right as its smears will reach. What is
-// no pixel is 0; so is a vector of bytes after each row of them.
+// Bit y % 8 of byte [y / 8][x] is the pixel in row y - dy and column x - dx, where (dy, dx) is the plane's offset: a smear
+// reaches forward alone, and instead of shifting its result back, a plane begins as far down and right as its smears will reach.
+// What is no pixel is 0; so is a vector of bytes after each row of them.
 class Plane {
  public:
   Plane(int64_t rows, int64_t columns)

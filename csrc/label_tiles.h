@@ -28,7 +28,7 @@ class LabelTiles {
     Area area;     // of its tiles
   };
 
-  // Every pixel's tile but those labelled `ignore`.
+  // Once: the tiles of all pixels but those labelled `ignore`.
   CAMGUIDE_INLINE void scan(const T* labels, int64_t height, int64_t width, int64_t ignore) {
     T edge[8 * kWide] = {};
     for (int64_t row = 0; row < height; row += 8) {
@@ -46,16 +46,13 @@ class LabelTiles {
         split(edge, kWide, row, column, load(inside), ignore);
       }
     }
-  }
-
-  // f(class) in the order of labels.
-  template <class F>
-  CAMGUIDE_INLINE void for_each_class(const F& f) {
     std::sort(classes_.begin(), classes_.end(), [](const Class& a, const Class& b) { return a.label < b.label; });
-    for (const Class& c : classes_) f(c);
   }
 
-  // f(tile) for those of a class.
+  // In the order of labels.
+  const std::vector<Class>& classes() const { return classes_; }
+
+  // f(tile) for the tiles of a class.
   template <class F>
   CAMGUIDE_INLINE void for_each_tile(const Class& c, const F& f) const {
     for (int32_t i = c.last; i >= 0; i = tiles_[i].previous) f(tiles_[i]);

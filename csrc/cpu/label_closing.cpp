@@ -56,15 +56,15 @@ CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t 
   tiles.scan(labels + top * w, rows, w, ignore);
   const int64_t above = begin - top;
   Plane open(end - begin, w);  // what growing classes may take, or what shrinking ones have not kept
-  tiles.for_each_class([&](const auto& c) __attribute__((always_inline)) {
-    if ((c.label == background) != operation.grows) return;
+  for (const auto& c : tiles.classes()) {
+    if ((c.label == background) != operation.grows) continue;
     tiles.for_each_tile(c, [&](const auto& tile) __attribute__((always_inline)) {
       const int64_t row = tile.row - above;
       if (0 <= row && row < end - begin) open.add(load(tile.bits), row, tile.column);
     });
-  });
-  tiles.for_each_class([&](const auto& c) __attribute__((always_inline)) {  // claimed twice: the smallest label takes it
-    if (c.label == background) return;
+  }
+  for (const auto& c : tiles.classes()) {  // ascending: a pixel claimed twice goes to the smallest label
+    if (c.label == background) continue;
     // A growing class stays within `radius` of itself; one more keeps the outside of this area out of an erosion.
     const int64_t apart = operation.grows ? radius + 1 : 1;
     const Area area{std::max<int64_t>(0, c.area.top - apart) / 8 * 8, std::min(rows, c.area.bottom + apart),
@@ -91,7 +91,7 @@ CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t 
         if (operation.grows) write(taken, c.label, out + (y - above) * w + area.left + x, w, area.columns() - x);
       }
     }
-  });
+  }
   if (operation.grows) return;
   for (int64_t y = 0; y < end - begin; y += 8) {
     for (int64_t x = 0; x < w; x += lanes<uint8_t>) {
