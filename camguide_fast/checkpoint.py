@@ -41,7 +41,10 @@ class ModelCard:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replaces `path` by `data` in one step that survives a crash at any moment."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be made a folder: {error.strerror or error}") from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

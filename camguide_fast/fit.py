@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,25 +22,13 @@ from .checkpoint import load_state, save_state
 from .data import TrainLoader
 from .models import CamGuideNet, CamNet, evaluating, logits
 from .optim import Schedule, build_optimizer
+from .ranks import Where
 from .runlog import RunLog
 from .stages import Batch, normalize
 from .tags import mean_average_precision
 
 SELECTION_EPOCH = 2**31
 """Number of the pass whose fixed views of the training images rank the checkpoints: far past any epoch that trains."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """The process's place: its device, and its rank among the processes of a torchrun."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
 
 
 @dataclass
@@ -154,12 +141,8 @@ def tag_scores(net: CamNet, loader: TrainLoader, settings: config.Stage, where: 
         for batch in loader.epoch(SELECTION_EPOCH):
             batch = _to(batch, where.device)
             pairs.append(torch.stack([tag_logits(net, batch).float(), batch["label"]]))
-    both = torch.cat(pairs, 1)  # [2, N, K]
-    if where.world > 1:
-        gathered: list = [None] * where.world
-        dist.all_gather_object(gathered, both.cpu())
-        both = torch.cat(gathered, 1)
-    scores, label = both.cpu().unbind(0)
+    both = torch.cat(where.gather(torch.cat(pairs, 1).cpu()), 1)  # [2, N, K]
+    scores, label = both.unbind(0)
     return scores, label
 
 

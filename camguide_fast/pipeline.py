@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import torch
-import torch.distributed as dist
 import tyro
 from torch import nn
 
@@ -19,11 +18,12 @@ from .checkpoint import ModelCard, load_model, read_json, save_model, write_json
 from .config import Config, Stage
 from .data import Split, TrainLoader, open_split, train_loader
 from .errors import UserError
-from .fit import Job, Where, fit, tag_scores
+from .fit import Job, fit, tag_scores
 from .models import AffinityNet, CamNet, build_resnet
 from .models.weights import WeightReport, load_weights
 from .optim import freeze_batchnorm, fresh_layers
 from .pseudo_labels import Share, write_affinity_labels
+from .ranks import Where
 from .results import merge_rows, read_rows
 from .run_scores import RunScores
 from .stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
@@ -95,9 +95,9 @@ class Run:
         """Trains a stage unless its checkpoint is there, then makes and scores its CAMs unless its rows are there."""
         twin = self._twin(name)
         if twin and self.checkpoint(twin).exists():
-            if self.where.first:
-                self._copy(twin, name)
-            self._wait()
+            with self.where.apart():
+                if self.where.first:
+                    self._copy(twin, name)
             return
         if name == "affinity":
             if not self.checkpoint(name).exists():
@@ -117,9 +117,9 @@ class Run:
         self.scores.make_cams(source, [self.split], "given")
         labels = self.folder / "affinity" / self.split.name.replace(":", "_")
         share = Share(self.where.rank, self.where.world, skip_bad=self.args.skip_bad)
-        cams = self.scores.cams(source, self.split)
-        write_affinity_labels(cams, self.split, labels, settings, self.where.device, share)
-        self._wait()
+        with self.where.apart():
+            cams = self.scores.cams(source, self.split)
+            write_affinity_labels(cams, self.split, labels, settings, self.where.device, share)
         paths = [(record, labels / f"{record.name}.png") for record in self.split]
         known = tuple(replace(record, mask=path) for record, path in paths if path.is_file())  # less what was skipped
         loader = self._loader(replace(self.split, records=known), settings, with_masks=True)
@@ -179,10 +179,10 @@ class Run:
 
     def _save(self, net: nn.Module, card: ModelCard) -> None:
         """The trained network, in place of its training state."""
-        if self.where.first:
-            save_model(self.checkpoint(card.stage), net, card)
-            (self.folder / "checkpoints" / f"{card.stage}.state.pt").unlink(missing_ok=True)
-        self._wait()
+        with self.where.apart():
+            if self.where.first:
+                save_model(self.checkpoint(card.stage), net, card)
+                (self.folder / "checkpoints" / f"{card.stage}.state.pt").unlink(missing_ok=True)
 
     def _twin(self, name: str) -> str | None:
         """The one of baseline and teacher that is trained for both, if network, weights and settings are the same."""
@@ -260,7 +260,3 @@ class Run:
                 f"{self.checkpoint(name)}: has {len(card.classes)} classes ({', '.join(card.classes)}), "
                 f"the data has {len(self.split.classes)} ({', '.join(self.split.classes)})"
             )
-
-    def _wait(self) -> None:
-        if self.where.world > 1:
-            dist.barrier()

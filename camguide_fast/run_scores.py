@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from .cam_files import write_cams, write_masks
 from .checkpoint import load_model, read_json, write_json
 from .config import Config
 from .data import Record, Split, open_split, read_image
 from .evaluate import check_masks, evaluate_cams, make_row, score
-from .fit import Where
 from .infer import DEFAULT_THRESHOLD
 from .pseudo_labels import Share, Thresholds, write_final_masks, write_walks
+from .ranks import Where
 from .results import Row, merge_rows, read_rows
 from .targets import refine_labels
 
@@ -55,23 +54,23 @@ class RunScores:
 
     def make_cams(self, stage: str, splits: Iterable[Split], labels: str) -> None:
         """CAMs of a stage's network on each split; what is there already stays."""
-        net, card = load_model(self.checkpoint(stage), self.where.device)
-        for split in splits:
-            write_cams(
-                net,
-                card,
-                split,
-                self.cams(stage, split),
-                scales=self.config.inference.scales,
-                flip=self.config.inference.flip,
-                labels=labels,
-                device=self.where.device,
-                amp=getattr(self.config, stage).amp,
-                rank=self.where.rank,
-                world=self.where.world,
-                skip_bad=self.skip_bad,
-            )
-        self._wait()
+        with self.where.apart():
+            net, card = load_model(self.checkpoint(stage), self.where.device)
+            for split in splits:
+                write_cams(
+                    net,
+                    card,
+                    split,
+                    self.cams(stage, split),
+                    scales=self.config.inference.scales,
+                    flip=self.config.inference.flip,
+                    labels=labels,
+                    device=self.where.device,
+                    amp=getattr(self.config, stage).amp,
+                    rank=self.where.rank,
+                    world=self.where.world,
+                    skip_bad=self.skip_bad,
+                )
 
     def cam_stage(self, stage: str) -> None:
         """CAMs, rows and masks of a stage that has a network of its own."""
@@ -85,13 +84,13 @@ class RunScores:
             return
         source, splits = self.config.affinity.source, [*self.shown, *self._fit_splits]
         self.make_cams(source, splits, self.config.inference.labels)
-        net, card = load_model(self.checkpoint("affinity"), self.where.device, affinity=True)
-        net = net.to(memory_format=torch.channels_last)
-        amp = self.config.affinity.amp
-        for split in splits:
-            folders = self.cams(source, split), self.cams("walk", split)
-            write_walks(net, card, split, *folders, self.config.walk, self._share, amp=amp)
-        self._wait()
+        with self.where.apart():
+            net, card = load_model(self.checkpoint("affinity"), self.where.device, affinity=True)
+            net = net.to(memory_format=torch.channels_last)
+            amp = self.config.affinity.amp
+            for split in splits:
+                folders = self.cams(source, split), self.cams("walk", split)
+                write_walks(net, card, split, *folders, self.config.walk, self._share, amp=amp)
         self._conclude("walk", self.config.walk.threshold)
 
     def final(self) -> None:
@@ -102,19 +101,19 @@ class RunScores:
         for split in self.scored:
             wanted = [r for r in read_rows(self.results) if r["stage"] == "walk" and r["split"] == split.name]
             rows += self._final_rows(split, wanted)
-        frozen = read_json(self.thresholds).get("walk") if self.thresholds.exists() else None
-        chosen = frozen["class-wise"] if frozen else self.config.walk.threshold
-        for split in self.shown:
-            folders = self.cams("walk", split), self.masks("final", split)
-            write_final_masks(
-                folders[0], split, folders[1], chosen, self.config.walk.crf, self.where.device, self._share
-            )
-        self._wait()
-        if self.where.first:
-            if frozen:
-                write_json(self.thresholds, read_json(self.thresholds) | {"final": frozen})
-            write_json(self.results, merge_rows(read_rows(self.results), rows))
-        self._wait()
+        with self.where.apart():
+            frozen = read_json(self.thresholds).get("walk") if self.thresholds.exists() else None
+            chosen = frozen["class-wise"] if frozen else self.config.walk.threshold
+            for split in self.shown:
+                folders = self.cams("walk", split), self.masks("final", split)
+                write_final_masks(
+                    folders[0], split, folders[1], chosen, self.config.walk.crf, self.where.device, self._share
+                )
+        with self.where.apart():
+            if self.where.first:
+                if frozen:
+                    write_json(self.thresholds, read_json(self.thresholds) | {"final": frozen})
+                write_json(self.results, merge_rows(read_rows(self.results), rows))
 
     def _final_rows(self, split: Split, walk_rows: list[Row]) -> list[Row]:
         device, crf, size = self.where.device, self.config.walk.crf, len(self.classes) + 1
@@ -126,9 +125,10 @@ class RunScores:
 
         mine = split.shard(self.where.rank, self.where.world)
         made = [np.zeros((size, size), np.int64)] * len(settings), 0
-        if any(record.mask for record in mine):
-            made = score(self.cams("walk", split), mine, settings, refine=refine, skip_bad=self.skip_bad)
-        parts = self._gather(made)
+        with self.where.apart():
+            if any(record.mask for record in mine):
+                made = score(self.cams("walk", split), mine, settings, refine=refine, skip_bad=self.skip_bad)
+        parts = self.where.gather(made)
         images = sum(count for _, count in parts)
         confusion = {t: sum(matrices[i] for matrices, _ in parts) for i, t in enumerate(settings)}
         return [
@@ -150,27 +150,30 @@ class RunScores:
         return t if row["threshold_mode"] == "global" else tuple(t[name] for name in self.classes)
 
     def _conclude(self, stage: str, default: float | None = None) -> None:
+        with self.where.apart():
+            if self.where.first:
+                self._write_results(stage, default)
+
+    def _write_results(self, stage: str, default: float | None) -> None:
         """Rows, frozen thresholds and masks from the CAMs of a stage."""
-        if self.where.first:
-            rows: list[Row] = []
-            for split in self.scored:
-                transfer = (self.cams(stage, self.fit_split), self.fit_split) if self.fit_split else None
-                labels = self.config.inference.labels
-                rows += evaluate_cams(
-                    self.cams(stage, split), split, stage, labels, transfer, default=default, skip_bad=self.skip_bad
-                )
-            # without a single mask nothing can be fitted
-            chosen: float | Sequence[float] = DEFAULT_THRESHOLD if default is None else default
-            if rows:
-                fitted_on = self.fit_split.name if self.fit_split else self.scored[0].name
-                frozen = _frozen(rows, self.classes, fitted_on)
-                chosen = frozen["class-wise"]
-                saved = read_json(self.thresholds) if self.thresholds.exists() else {}
-                write_json(self.thresholds, saved | {stage: frozen})
-            for split in self.shown:
-                write_masks(self.cams(stage, split), split, self.masks(stage, split), chosen, skip_bad=self.skip_bad)
-            write_json(self.results, merge_rows(read_rows(self.results), rows))
-        self._wait()
+        rows: list[Row] = []
+        for split in self.scored:
+            transfer = (self.cams(stage, self.fit_split), self.fit_split) if self.fit_split else None
+            labels = self.config.inference.labels
+            rows += evaluate_cams(
+                self.cams(stage, split), split, stage, labels, transfer, default=default, skip_bad=self.skip_bad
+            )
+        # without a single mask nothing can be fitted
+        chosen: float | Sequence[float] = DEFAULT_THRESHOLD if default is None else default
+        if rows:
+            fitted_on = self.fit_split.name if self.fit_split else self.scored[0].name
+            frozen = _frozen(rows, self.classes, fitted_on)
+            chosen = frozen["class-wise"]
+            saved = read_json(self.thresholds) if self.thresholds.exists() else {}
+            write_json(self.thresholds, saved | {stage: frozen})
+        for split in self.shown:
+            write_masks(self.cams(stage, split), split, self.masks(stage, split), chosen, skip_bad=self.skip_bad)
+        write_json(self.results, merge_rows(read_rows(self.results), rows))
 
     @property
     def _fit_splits(self) -> list[Split]:
@@ -179,18 +182,6 @@ class RunScores:
     @property
     def _share(self) -> Share:
         return Share(self.where.rank, self.where.world, skip_bad=self.skip_bad)
-
-    def _gather(self, value):
-        """The values of all ranks."""
-        if self.where.world == 1:
-            return [value]
-        values: list = [None] * self.where.world
-        dist.all_gather_object(values, value)
-        return values
-
-    def _wait(self) -> None:
-        if self.where.world > 1:
-            dist.barrier()
 
 
 def _frozen(rows: list[Row], classes: tuple[str, ...], fitted_on: str) -> dict:

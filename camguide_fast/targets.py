@@ -57,8 +57,7 @@ class TargetMaker:
             num_classes + 1,
             gt_prob=s.crf_gt_prob,
             iterations=s.crf_iterations,
-            gaussian=(s.crf_gaussian[0] * self.scale, s.crf_gaussian[1]),
-            bilateral=(s.crf_bilateral[0] * self.scale, *s.crf_bilateral[1:]),
+            **_terms(s.crf_gaussian, s.crf_bilateral, self.scale),
         )
         refined = refined.masked_fill(labels == IGNORE, IGNORE)
         if s.closing:
@@ -93,8 +92,7 @@ def sample(target: Tensor, size: tuple[int, int]) -> Tensor:
 
 def refine_labels(labels: Tensor, image: Tensor, num_labels: int, crf: Crf) -> Tensor:
     """Dense CRF of labels [H, W] of a whole image uint8 [3, H, W], lengths scaled to its size -> [H, W]."""
-    settings = _scaled(crf, max(labels.shape))
-    return ops.dense_crf_labels(labels[None], image[None], num_labels, gt_prob=crf.gt_prob, **settings)[0]
+    return ops.dense_crf_labels(labels[None], image[None], num_labels, gt_prob=crf.gt_prob, **_field(crf, labels))[0]
 
 
 def refine_scores(labels: Tensor, image: Tensor, crf: Crf) -> tuple[Tensor, Tensor]:
@@ -108,15 +106,18 @@ def refine_scores(labels: Tensor, image: Tensor, crf: Crf) -> tuple[Tensor, Tens
         return present, torch.ones(1, *labels.shape, device=labels.device)
     given = labels == present[:, None, None]  # [L, H, W]
     prob = torch.where(given, crf.gt_prob, (1 - crf.gt_prob) / (len(present) - 1))
-    return present, ops.dense_crf(prob[None], image[None], **_scaled(crf, max(labels.shape)))[0]
+    return present, ops.dense_crf(prob[None], image[None], **_field(crf, labels))[0]
 
 
-def _scaled(crf: Crf, side: int) -> dict:
-    scale = side / VOC_SIDE
+def _field(crf: Crf, labels: Tensor) -> dict:
+    return {"iterations": crf.iterations, **_terms(crf.gaussian, crf.bilateral, max(labels.shape) / VOC_SIDE)}
+
+
+def _terms(gaussian: tuple[float, float], bilateral: tuple[float, float, float], scale: float) -> dict:
+    """Positions, which come first, with their lengths times `scale`."""
     return {
-        "iterations": crf.iterations,
-        "gaussian": (crf.gaussian[0] * scale, crf.gaussian[1]),
-        "bilateral": (crf.bilateral[0] * scale, *crf.bilateral[1:]),
+        "gaussian": (gaussian[0] * scale, *gaussian[1:]),
+        "bilateral": (bilateral[0] * scale, *bilateral[1:]),
     }
 
 

@@ -19,8 +19,8 @@ from .cli import pick_device, run_cli
 from .config import PRESETS, Config, from_dict, to_dict
 from .data import make_demo
 from .errors import UserError
-from .fit import Where
 from .pipeline import NAMES, Args, Run, is_there, needs
+from .ranks import Where
 from .report import write_report
 from .results import format_table, read_rows
 
@@ -33,8 +33,10 @@ def run(args: Args, where: Where) -> None:
                 raise UserError(f"{args.out}: {name} needs {needed}, which is neither there nor among --stages")
     started = time.monotonic()
     current = Run(args, where)
+    with where.apart():
+        if where.first:
+            write_json(args.out / "config.json", to_dict(args))
     if where.first:
-        write_json(args.out / "config.json", to_dict(args))
         print(f"{args.data}: {len(current.split)} images, {len(current.split.classes)} classes -> {args.out}")
     for name in names:
         current.stage(name)
@@ -106,10 +108,9 @@ def _prepare(args: Args, where: Where) -> Args:
     data = args.data
     if data is None:
         data = out / "data"
-        if where.first:
+    with where.apart():
+        if args.data is None and where.first:
             make_demo(data)
-    if where.world > 1:
-        dist.barrier()
     return replace(args, out=out, data=data)
 
 

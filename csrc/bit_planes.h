@@ -1,122 +1,130 @@
-// Binary morphology on bit planes: 64 pixels of a row a word, the words of one column one after another, so that shifts along
-// rows and along columns are both loops over consecutive words.
+// Binary morphology with squares on bit planes. A byte holds eight pixels of a column, so that packing, shifts along rows and
+// shifts along columns are all loops over vectors of consecutive bytes.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
+#include "buffer.h"
 #include "simd.h"
 
 namespace camguide {
 
-using Word = uint64_t;
+using Bytes = Vec<uint8_t>;
 
-// Rows [top, bottom) and columns [64 first, min(64 last, width)) of an image.
-struct Area {
-  int64_t top, bottom, first, last, width;
-
-  int64_t rows() const { return bottom - top; }
-  int64_t columns() const { return last - first; }
-  Word inside(int64_t column) const {  // which bits of a word are pixels
-    const int64_t bits = width - 64 * (first + column);
-    return bits >= 64 ? ~Word(0) : (Word(1) << bits) - 1;
-  }
-};
-
-// plane[column][row] <- labels == label, within the area.
-template <class T>
-CAMGUIDE_INLINE void pack(const T* labels, T label, const Area& area, Word* plane) {
-  for (int64_t column = 0; column < area.columns(); ++column) {
-    const int64_t x = 64 * (area.first + column), n = std::min<int64_t>(64, area.width - x);
-    for (int64_t row = 0; row < area.rows(); ++row) {
-      const T* from = labels + (area.top + row) * area.width + x;
-      alignas(64) uint8_t equal[64] = {};
-      if (n == 64) {
-        for (int64_t i = 0; i < 64; ++i) equal[i] = from[i] == label;
-      } else {
-        for (int64_t i = 0; i < n; ++i) equal[i] = from[i] == label;
-      }
-      Word word = 0;
-      for (int64_t i = 0; i < 8; ++i) {  // the product gathers the lowest bits of eight bytes in its highest
-        Word eight;
-        std::memcpy(&eight, equal + 8 * i, 8);
-        word |= eight * 0x0102040810204080u >> 56 << (8 * i);
-      }
-      plane[column * area.rows() + row] = word;
-    }
-  }
+// By eights: compilers set the bytes of a vector one by one.
+CAMGUIDE_INLINE Bytes splat(int value) {
+  return reinterpret_cast<Bytes>(Vec<uint64_t>{} + (value & 0xff) * uint64_t{0x0101010101010101});
 }
 
-// Dilation by a square, within an area: what lies outside holds nothing.
-class Dilation {
- public:
-  Dilation(const Area& area, int64_t radius)
-      : rows_(area.rows()), columns_(area.columns()), down_(std::min(radius, rows_)), right_(std::min(radius, 64 * columns_)),
-        tall_(rows_ + down_), wide_(columns_ + (right_ + 63) / 64), from_(tall_ * wide_), to_(tall_ * wide_) {}
+// There are no shifts of bytes: pairs are shifted, and what crossed over is cut off.
+CAMGUIDE_INLINE Bytes shift_up(Bytes v, int by) {
+  return reinterpret_cast<Bytes>(reinterpret_cast<Vec<uint16_t>>(v) << by) & splat(0xff << by);
+}
+CAMGUIDE_INLINE Bytes shift_down(Bytes v, int by) {
+  return reinterpret_cast<Bytes>(reinterpret_cast<Vec<uint16_t>>(v) >> by) & splat(0xff >> by);
+}
 
-  // plane <- its dilation, flipped where `flip` is set: erosion is the dilation of what is not there.
-  CAMGUIDE_INLINE void run(Word* plane, const Area& area, bool flip) {
-    std::fill(from_.begin(), from_.end(), 0);
-    for (int64_t c = 0; c < columns_; ++c) {
-      const Word all = flip ? area.inside(c) : 0;
-      for (int64_t y = 0; y < rows_; ++y) from_[c * tall_ + y] = plane[c * rows_ + y] ^ all;
+// The bits that are set in any byte.
+CAMGUIDE_INLINE int any(Bytes v) {
+  const auto w = reinterpret_cast<Vec<uint64_t>>(v);
+  uint64_t all = 0;
+  for (int64_t i = 0; i < lanes<uint64_t>; ++i) all |= w[i];
+  all |= all >> 32;
+  all |= all >> 16;
+  return static_cast<int>((all | all >> 8) & 0xff);
+}
+
+// Pixels of an image: rows [top, bottom) of columns [left, right).
+struct Area {
+  int64_t top, bottom, left, right;
+
+  int64_t rows() const { return bottom - top; }
+  int64_t columns() const { return right - left; }
+};
+
+// Bit y % 8 of byte [y / 8][x] is the pixel in row y - dy and column x - dx, where (dy, dx) is the plane's offset: a smear
+// reaches forward alone, and instead of shifting its result back, a plane begins as far down and right as its smears will reach.
+// What is no pixel is 0; so is a vector of bytes after each row of them.
+class Plane {
+ public:
+  Plane(int64_t rows, int64_t columns)
+      : blocks_((rows + 7) / 8), width_(columns), stride_(round_to_lanes<uint8_t>(columns) + lanes<uint8_t>),
+        bytes_(blocks_ * stride_) {
+    std::memset(bytes_, 0, blocks_ * stride_);
+  }
+
+  int64_t blocks() const { return blocks_; }
+  uint8_t* block(int64_t j) { return bytes_ + j * stride_; }
+
+  // Adds eight rows of a vector of columns that begin in row y and column x.
+  CAMGUIDE_INLINE void add(Bytes eight, int64_t y, int64_t x) {
+    uint8_t* const at = block(y / 8) + x;
+    if (const int by = y % 8) {
+      store(at, load(at) | shift_up(eight, by));
+      const Bytes rest = shift_down(eight, 8 - by);
+      if (any(rest)) store(at + stride_, load(at + stride_) | rest);
+    } else {
+      store(at, load(at) | eight);
     }
-    smear(2 * right_ + 1, [this](int64_t by) { shift_right(by); });
-    smear(2 * down_ + 1, [this](int64_t by) { shift_down(by); });
-    const int64_t q = right_ / 64, b = right_ % 64;  // back by the radius
-    for (int64_t c = 0; c < columns_; ++c) {
-      const Word inside = area.inside(c), all = flip ? inside : 0;
-      const Word* low = &from_[(c + q) * tall_ + down_];
-      const Word* high = b ? &from_[(c + q + 1) * tall_ + down_] : low;
-      for (int64_t y = 0; y < rows_; ++y) {
-        const Word back = b ? low[y] >> b | high[y] << (64 - b) : low[y];
-        plane[c * rows_ + y] = (back & inside) ^ all;
-      }
+  }
+
+  // Each pixel becomes the union of the `tall` rows and `wide` columns that begin at it.
+  CAMGUIDE_INLINE void smear(int64_t tall, int64_t wide) {
+    for (int64_t j = 0; j < blocks_; ++j) {
+      uint8_t* const at = block(j);
+      double_up(wide, [&](int64_t by) __attribute__((always_inline)) {
+        for (int64_t x = 0; x + by < width_; x += lanes<uint8_t>) store(at + x, load(at + x) | load(at + x + by));
+      });
+    }
+    double_up(tall, [&](int64_t by) __attribute__((always_inline)) { reach_down(by); });
+  }
+
+  // The complement among the pixels of an area of `rows` and `columns`, at the given offset.
+  CAMGUIDE_INLINE void flip(int64_t rows, int64_t columns, int64_t dy, int64_t dx) {
+    for (int64_t j = 0; j < blocks_; ++j) {
+      const int64_t begin = std::clamp<int64_t>(dy - 8 * j, 0, 8), end = std::clamp<int64_t>(dy + rows - 8 * j, 0, 8);
+      const Bytes pixels = splat((1 << end) - (1 << std::min(begin, end)));
+      uint8_t* const at = block(j);
+      std::memset(at, 0, dx);
+      for (int64_t x = dx; x < dx + columns; x += lanes<uint8_t>) store(at + x, ~load(at + x) & pixels);
+      std::memset(at + dx + columns, 0, stride_ - dx - columns);
     }
   }
 
  private:
-  // A run of `length` before each pixel: runs double, and the last one overlaps.
+  // Runs double in length, and the last one overlaps.
   template <class F>
-  CAMGUIDE_INLINE void smear(int64_t length, const F& shift_by) {
+  CAMGUIDE_INLINE void double_up(int64_t length, const F& reach) {
     for (int64_t n = 1; n < length;) {
       const int64_t by = std::min(n, length - n);
-      shift_by(by);
-      from_.swap(to_);
+      reach(by);
       n += by;
     }
   }
 
-  CAMGUIDE_INLINE void shift_right(int64_t by) {
-    const int64_t q = by / 64, b = by % 64;
-    for (int64_t c = 0; c < wide_; ++c) {
-      const Word* at = &from_[c * tall_];
-      const Word* low = c >= q ? &from_[(c - q) * tall_] : nullptr;
-      const Word* under = b && c > q ? &from_[(c - q - 1) * tall_] : nullptr;
-      Word* __restrict out = &to_[c * tall_];
-      if (under) {
-        for (int64_t y = 0; y < tall_; ++y) out[y] = at[y] | low[y] << b | under[y] >> (64 - b);
-      } else if (low) {
-        for (int64_t y = 0; y < tall_; ++y) out[y] = at[y] | low[y] << b;
+  CAMGUIDE_INLINE void reach_down(int64_t by) {
+    const int64_t q = by / 8;
+    const int b = by % 8;
+    for (int64_t j = 0; j + q < blocks_; ++j) {
+      uint8_t* const at = block(j);
+      const uint8_t* const low = block(j + q);
+      if (b == 0) {
+        for (int64_t x = 0; x < width_; x += lanes<uint8_t>) store(at + x, load(at + x) | load(low + x));
+      } else if (j + q + 1 == blocks_) {
+        for (int64_t x = 0; x < width_; x += lanes<uint8_t>) store(at + x, load(at + x) | shift_down(load(low + x), b));
       } else {
-        std::copy_n(at, tall_, out);
+        const uint8_t* const high = low + stride_;
+        for (int64_t x = 0; x < width_; x += lanes<uint8_t>) {
+          store(at + x, load(at + x) | shift_down(load(low + x), b) | shift_up(load(high + x), 8 - b));
+        }
       }
     }
   }
 
-  CAMGUIDE_INLINE void shift_down(int64_t by) {
-    for (int64_t c = 0; c < wide_; ++c) {
-      const Word* at = &from_[c * tall_];
-      Word* __restrict out = &to_[c * tall_];
-      std::copy_n(at, by, out);
-      for (int64_t y = by; y < tall_; ++y) out[y] = at[y] | at[y - by];
-    }
-  }
-
-  const int64_t rows_, columns_, down_, right_, tall_, wide_;  // tall, wide: with room for what is shifted out
-  std::vector<Word> from_, to_;
+  int64_t blocks_, width_, stride_;
+  Buffer<uint8_t> bytes_;
 };
 
 }  // namespace camguide

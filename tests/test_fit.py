@@ -11,8 +11,9 @@ from torch import nn
 from camguide_fast.config import Classification, Distillation, Optimizer
 from camguide_fast.data import Split, make_demo, open_split, train_loader
 from camguide_fast.errors import UserError
-from camguide_fast.fit import Job, Where, fit
+from camguide_fast.fit import Job, fit
 from camguide_fast.models import CamNet, build_resnet
+from camguide_fast.ranks import Where
 from camguide_fast.stages import ClassificationStage, DistillationStage
 
 CPU = Where(torch.device("cpu"))

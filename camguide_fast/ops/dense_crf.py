@@ -73,8 +73,8 @@ def dense_crf(
     Settings of the field: `crf_settings`.
 
     Memory: one image at a time. Lattices of the Gaussian term depend on H, W and sxy alone; the last four are kept.
-    On CPU a photograph of 1920 x 1080 takes about 0.3 GB beside the result at 3 labels and 0.6 GB at 21; pure noise,
-    whose pixels share no vertices, 1.6 GB at 3.
+    On CPU photographs of 1920 x 1080 take 0.2 to 0.4 GB beside the result at 3 labels and 0.6 to 0.9 GB at 21; pure
+    noise, whose pixels share no vertices, 1.6 GB at 3 and 2.9 GB at 21.
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; sigmas

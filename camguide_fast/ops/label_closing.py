@@ -1,4 +1,4 @@
-"""Morphological closing of label maps."""
+"""Morphology of label maps: closing, opening, erosion and dilation of each class."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,19 @@ def _fake(labels, kernel_size, background, ignore):
     return torch.empty_like(labels, memory_format=torch.contiguous_format)
 
 
+def _fake_morphology(labels, operation, kernel_size, background, ignore):
+    return torch.empty_like(labels, memory_format=torch.contiguous_format)
+
+
 define(
     "label_closing(Tensor labels, int kernel_size, int background, int ignore) -> Tensor",
     reference=reference.label_closing,
     fake=_fake,
+)
+define(
+    "label_morphology(Tensor labels, str operation, int kernel_size, int background, int ignore) -> Tensor",
+    reference=reference.label_morphology,
+    fake=_fake_morphology,
 )
 
 
@@ -40,12 +49,62 @@ def label_closing(labels: Tensor, kernel_size: int = 15, background: int = 0, ig
     Raises:
         ValueError, TypeError: wrong shape or dtype, an even kernel_size, ignore equal to background.
     """
+    _check(labels, kernel_size, background, ignore)
+    return torch.ops.camguide_fast.label_closing(labels, kernel_size, background, ignore)
+
+
+def label_dilation(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
+    """Grows each class by `kernel_size // 2` pixels onto background, as `cv2.dilate(class, ones(k, k))`.
+
+    As in `label_closing`, no class grows over another or over `ignore`, and where several claim a pixel the smallest
+    label gets it, whichever is nearer.
+
+    Args, Returns, Gradient, Raises: as `label_closing`.
+    """
+    _check(labels, kernel_size, background, ignore)
+    return torch.ops.camguide_fast.label_morphology(labels, "dilation", kernel_size, background, ignore)
+
+
+def label_erosion(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
+    """Takes `kernel_size // 2` pixels off each class, as `cv2.erode(class, ones(k, k))`; they become background.
+
+    A pixel keeps its label where the square around it shows nothing else: neither background, nor another class, nor
+    `ignore`. What lies outside the image does not count, so a class keeps the pixels along the border of the image.
+    Background and `ignore` stay as they are.
+
+    Args, Returns, Gradient: as `label_closing`.
+
+    Raises:
+        ValueError, TypeError: as `label_closing`; a background that the dtype of labels cannot hold.
+    """
+    _check(labels, kernel_size, background, ignore, writes_background=True)
+    return torch.ops.camguide_fast.label_morphology(labels, "erosion", kernel_size, background, ignore)
+
+
+def label_opening(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
+    """Removes specks and thin parts of each class: erosion, then dilation, as `cv2.morphologyEx(class, MORPH_OPEN,
+    ones(k, k))`.
+
+    Pixels of a class that no square inside it covers become background; squares may stick out of the image.
+    Background and `ignore` stay as they are.
+
+    Args, Returns, Gradient: as `label_closing`.
+
+    Raises: as `label_erosion`.
+    """
+    _check(labels, kernel_size, background, ignore, writes_background=True)
+    return torch.ops.camguide_fast.label_morphology(labels, "opening", kernel_size, background, ignore)
+
+
+def _check(labels: Tensor, kernel_size: int, background: int, ignore: int, *, writes_background: bool = False) -> None:
     check.tensor("labels", labels, 3, (torch.uint8, torch.int32, torch.int64))
     check.integer("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    limits = torch.iinfo(labels.dtype)
     for name, value in (("background", background), ("ignore", ignore)):
-        check.integer(name, value, torch.iinfo(labels.dtype).min)
+        check.integer(name, value, limits.min)
     if background == ignore:
         raise ValueError(f"background and ignore must differ, got {background} for both")
-    return torch.ops.camguide_fast.label_closing(labels, kernel_size, background, ignore)
+    if writes_background and background > limits.max:
+        raise ValueError(f"background must be at most {limits.max} to be written to labels, got {background}")

@@ -8,7 +8,7 @@ from .dense_crf import dense_crf, dense_crf_labels
 from .edge_consistency import edge_consistency_loss
 from .edge_support import edge_support
 from .guided_filter import guided_filter
-from .label_closing import label_closing
+from .label_closing import label_closing, label_morphology
 from .local_consistency import local_consistency_loss
 from .scale_gradient import scale_gradient
 from .slic import slic

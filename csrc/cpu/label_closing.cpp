@@ -1,115 +1,136 @@
-// label_closing: binary closing of each class, new pixels on background alone; see camguide_fast/ops/label_closing.py.
+// label_closing, label_morphology: binary morphology of each class of a label map; see camguide_fast/ops/label_closing.py.
 //
-// A class is closed as a bit plane, in the rectangle that its closing cannot leave.
-#include <array>
-#include <unordered_map>
+// An image is worked on in strips, which read as many rows beyond their own as the squares reach: strips that share no result
+// keep all threads at work, and their planes stay in the cache. Within a strip each class is a bit plane, in the rectangle that
+// it cannot leave.
+#include <string>
 
-#include "../bit_planes.h"
 #include "../camguide.h"
+#include "../label_tiles.h"
 #include "../parallel.h"
 
 namespace camguide {
 namespace {
 
-template <class T>
-struct Class {
-  T label;
-  int64_t top, bottom, left, right;  // of its pixels, all included
+struct Operation {
+  bool grows;      // writes classes on background; otherwise background on classes
+  int64_t passes;  // dilations and erosions in turn
+  bool erodes_first;
 };
 
-// The classes of a map in ascending order.
+constexpr Operation kClosing{true, 2, false};
+
+Operation operation_of(const std::string& name) {
+  if (name == "dilation") return {true, 1, false};
+  if (name == "erosion") return {false, 1, true};
+  if (name == "opening") return {false, 2, true};
+  STD_TORCH_CHECK(false, "operation must be opening, erosion or dilation");
+}
+
+// out <- label where `bits` are set: eight rows of a vector of columns.
 template <class T>
-class Classes {
- public:
-  CAMGUIDE_INLINE void scan(const T* labels, int64_t h, int64_t w) {
-    constexpr int64_t block = 32;
-    for (int64_t y = 0; y < h; ++y, labels += w) {
-      for (int64_t x = 0; x < w;) {
-        const int64_t begin = x;
-        const T label = labels[x];
-        for (T differs = 0; x + block <= w; x += block) {  // label maps are made of runs
-          for (int64_t i = 0; i < block; ++i) differs |= labels[x + i] ^ label;
-          if (differs) break;
-        }
-        while (x < w && labels[x] == label) ++x;
-        add(label, y, begin, x - 1);
-      }
-    }
-  }
-
-  std::vector<Class<T>> sorted() {
-    std::sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) { return a.label < b.label; });
-    return std::move(found_);
-  }
-
- private:
-  void add(T label, int64_t y, int64_t left, int64_t right) {
-    int32_t& at = 0 <= label && label < 256 ? small_[static_cast<uint8_t>(label)] : large_[label];
-    if (at == 0) {
-      found_.push_back({label, y, y, left, right});
-      at = static_cast<int32_t>(found_.size());
-      return;
-    }
-    Class<T>& c = found_[at - 1];
-    c.bottom = y;
-    c.left = std::min(c.left, left);
-    c.right = std::max(c.right, right);
-  }
-
-  std::vector<Class<T>> found_;
-  std::array<int32_t, 256> small_{};  // place + 1
-  std::unordered_map<T, int32_t> large_;
-};
-
-template <class T>
-CAMGUIDE_MULTIVERSION void close(const T* labels, int64_t h, int64_t w, int64_t radius, int64_t background, int64_t ignore,
-                                 T* out) {
-  std::copy_n(labels, h * w, out);
-  Classes<T> classes;
-  classes.scan(labels, h, w);
-  const Area image{0, h, 0, (w + 63) / 64, w};
-  std::vector<Word> free(h * image.columns());
-  if (static_cast<T>(background) == background) pack(labels, static_cast<T>(background), image, free.data());
-  for (const Class<T>& c : classes.sorted()) {  // a pixel claimed twice goes to the smallest label
-    if (c.label == background || c.label == ignore) continue;
-    // A closing stays within `radius` of its class, and one more keeps the outside of this area out of the erosion.
-    const int64_t apart = radius + 1;
-    const Area area{std::max<int64_t>(0, c.top - apart), std::min(h, c.bottom + apart + 1),
-                    std::max<int64_t>(0, c.left - apart) / 64, std::min(image.last, (c.right + apart) / 64 + 1), w};
-    std::vector<Word> plane(area.rows() * area.columns());
-    pack(labels, c.label, area, plane.data());
-    Dilation dilation(area, radius);
-    dilation.run(plane.data(), area, false);
-    dilation.run(plane.data(), area, true);
-    for (int64_t column = 0; column < area.columns(); ++column) {
-      for (int64_t row = 0; row < area.rows(); ++row) {
-        Word& open = free[(area.first + column) * h + area.top + row];
-        Word fresh = open & plane[column * area.rows() + row];
-        open ^= fresh;
-        for (T* at = out + (area.top + row) * w + 64 * (area.first + column); fresh; fresh &= fresh - 1) {
-          at[__builtin_ctzll(fresh)] = c.label;
-        }
-      }
+CAMGUIDE_INLINE void write(Bytes bits, T label, T* out, int64_t stride, int64_t columns) {
+  const int rows = any(bits);
+  alignas(64) uint8_t bit[lanes<uint8_t>];
+  store(bit, bits);
+  for (int64_t i = 0; i < 8; ++i) {
+    if (!(rows >> i & 1)) continue;
+    T* const at = out + i * stride;
+    if (columns >= lanes<uint8_t>) {
+      for (int64_t x = 0; x < lanes<uint8_t>; ++x) at[x] = bit[x] >> i & 1 ? label : at[x];
+    } else {
+      for (int64_t x = 0; x < columns; ++x) at[x] = bit[x] >> i & 1 ? label : at[x];
     }
   }
 }
 
-Tensor label_closing(const Tensor& labels, int64_t kernel_size, int64_t background, int64_t ignore) {
+// The rows [begin, end) of an image of h rows; strips begin at multiples of eight.
+template <class T>
+CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t begin, int64_t end, Operation operation,
+                                 int64_t radius, int64_t background, int64_t ignore, T* out) {
+  const int64_t reach = operation.passes * radius;
+  const int64_t top = std::max<int64_t>(0, begin - reach) / 8 * 8, rows = std::min(h, end + reach) - top;
+  std::copy_n(labels + begin * w, (end - begin) * w, out + begin * w);
+  out += begin * w;
+  LabelTiles<T> tiles;
+  tiles.scan(labels + top * w, rows, w, ignore);
+  const int64_t above = begin - top;
+  Plane open(end - begin, w);  // what growing classes may take, or what shrinking ones have not kept
+  for (const auto& c : tiles.classes()) {
+    if ((c.label == background) != operation.grows) continue;
+    tiles.for_each_tile(c, [&](const auto& tile) __attribute__((always_inline)) {
+      const int64_t row = tile.row - above;
+      if (0 <= row && row < end - begin) open.add(load(tile.bits), row, tile.column);
+    });
+  }
+  for (const auto& c : tiles.classes()) {  // ascending: a pixel claimed twice goes to the smallest label
+    if (c.label == background) continue;
+    // A growing class stays within `radius` of itself; one more keeps the outside of this area out of an erosion.
+    const int64_t apart = operation.grows ? radius + 1 : 1;
+    const Area area{std::max<int64_t>(0, c.area.top - apart) / 8 * 8, std::min(rows, c.area.bottom + apart),
+                    std::max<int64_t>(0, c.area.left - apart), std::min(w, c.area.right + apart)};
+    const int64_t down = std::min(radius, area.rows()), right = std::min(radius, area.columns());
+    int64_t left = operation.passes;  // each takes its share of the plane's offset
+    Plane plane(area.rows() + left * down, area.columns() + left * right);
+    tiles.for_each_tile(c, [&](const auto& tile) __attribute__((always_inline)) {
+      plane.add(load(tile.bits), tile.row - area.top + left * down, tile.column - area.left + left * right);
+    });
+    for (bool erodes = operation.erodes_first; left > 0; erodes = !erodes) {
+      if (erodes) plane.flip(area.rows(), area.columns(), left * down, left * right);  // of what is not there: a dilation
+      plane.smear(2 * down + 1, 2 * right + 1);
+      --left;
+      if (erodes) plane.flip(area.rows(), area.columns(), left * down, left * right);
+    }
+    const int64_t bottom = std::min(area.bottom, end - top);
+    for (int64_t y = std::max(area.top, above); y < bottom; y += 8) {
+      for (int64_t x = 0; x < area.columns(); x += lanes<uint8_t>) {
+        uint8_t* const at = open.block((y - above) / 8) + area.left + x;
+        const Bytes free = load(at), taken = free & load(plane.block((y - area.top) / 8) + x);
+        if (!any(taken)) continue;
+        store(at, free ^ taken);
+        if (operation.grows) write(taken, c.label, out + (y - above) * w + area.left + x, w, area.columns() - x);
+      }
+    }
+  }
+  if (operation.grows) return;
+  for (int64_t y = 0; y < end - begin; y += 8) {
+    for (int64_t x = 0; x < w; x += lanes<uint8_t>) {
+      const Bytes lost = load(open.block(y / 8) + x);
+      if (any(lost)) write(lost, static_cast<T>(background), out + y * w + x, w, w - x);
+    }
+  }
+}
+
+Tensor transform(const Tensor& labels, Operation operation, int64_t kernel_size, int64_t background, int64_t ignore) {
   const Tensor from = torch::stable::contiguous(labels);
   Tensor out = torch::stable::new_empty(labels, labels.sizes());
   const int64_t h = labels.size(1), w = labels.size(2);
   const int64_t radius = std::min(kernel_size / 2, std::max(h, w));
+  const int64_t strip = std::max<int64_t>(128, 8 * operation.passes * radius), strips = (h + strip - 1) / strip;
   with_labels(from, "labels", [&]<class T>(const T* data) {
     T* const to = out.mutable_data_ptr<T>();
-    for_each(labels.size(0), [&](int64_t b) { close(data + b * h * w, h, w, radius, background, ignore, to + b * h * w); });
+    for_each(labels.size(0) * strips, [&](int64_t i) {
+      const int64_t image = i / strips * h * w, begin = i % strips * strip;
+      apply(data + image, h, w, begin, std::min(h, begin + strip), operation, radius, background, ignore, to + image);
+    });
   });
   return out;
+}
+
+Tensor label_closing(const Tensor& labels, int64_t kernel_size, int64_t background, int64_t ignore) {
+  return transform(labels, kClosing, kernel_size, background, ignore);
+}
+
+Tensor label_morphology(const Tensor& labels, std::string operation, int64_t kernel_size, int64_t background,
+                        int64_t ignore) {
+  return transform(labels, operation_of(operation), kernel_size, background, ignore);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
   m.impl("label_closing", TORCH_BOX(&label_closing));
+  m.impl("label_morphology", TORCH_BOX(&label_morphology));
 }
 
 }  // namespace camguide

@@ -1,0 +1,26 @@
+"""Files that are whole or not there, and one line that says why one cannot be written."""
+
+import pytest
+
+from camguide_fast.checkpoint import write_atomic
+from camguide_fast.errors import UserError
+
+
+def test_makes_its_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "c.bin"
+    for data in (b"first", b"second"):
+        write_atomic(path, data)
+        assert path.read_bytes() == data
+    assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
+
+
+def test_what_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"/file: cannot be made a folder: File exists"):
+        write_atomic(tmp_path / "file" / "x.bin", b"data")
+    with pytest.raises(UserError, match=r"/file/deeper: cannot be made a folder: Not a directory"):
+        write_atomic(tmp_path / "file" / "deeper" / "x.bin", b"data")
+    with pytest.raises(UserError, match=r"/folder: cannot be written: Is a directory"):
+        write_atomic(tmp_path / "folder", b"data")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
