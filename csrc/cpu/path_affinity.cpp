@@ -7,9 +7,11 @@
 // each times share / number of pairs of its kind (background, one class, different); the slope is the gradient at the first cell
 // of the path, row by row, where edge = m.
 //
-// All pairs with one offset are a shift of the whole map, so that eight of them side by side are one vector. A path is read
-// twice, for the maximum and to hand the slope to its cell: what compares equal takes the slope and leaves 0 for the cells to
-// come, which needs no index. Cells outside the image have an unknown label, and a pair with one a slope of 0.
+// All pairs with one offset are a shift of the whole map, so that eight of them side by side are one vector. A path is one run of
+// cells in each of its rows, and the maxima of all runs of 2, 3, ... cells are maps made beforehand: at radius 10 a path is 5
+// runs, not 14 cells. It is read twice, for the maximum and to hand the slope on: the run that compares equal takes it and leaves
+// 0 for those to come, which needs no index. What the runs have taken goes down to their cells in the end. Cells outside the
+// image have an unknown label, and a pair with one a slope of 0.
 //
 // A task takes the pairs that begin in kTile rows of an image and has gradient rows of its own, which reach beyond by the
 // radius; they are added up in the order of the tiles. Nothing depends on the number of threads. The pairs of each kind are
@@ -37,42 +39,48 @@ constexpr double kShares[kKinds] = {0.25, 0.25, 0.5};
 template <class A>
 using LabelOf = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
 
-// Maps of one image whose rows end in at least as much padding as a group of vectors may read beyond its last cell.
+struct Step {
+  int64_t dy, dx, end;
+  std::vector<int64_t> runs;  // where a path's runs are, in the maps of runs
+};
+
+// How maps lie in memory: rows end in at least as much padding as vectors may read beyond the last cell.
 struct Grid {
   int64_t height, width, row, reach;  // reach: the rows by which a pair may leave its tile
-  std::vector<Offset> offsets;
-  std::vector<std::vector<int64_t>> shifts;  // of the cells of each path
-  std::vector<int64_t> ends;
+  int64_t longest = 1;                // cells of a run
+  int64_t plane = 0;                  // from the map of runs of n cells to that of n + 1
+  int64_t paths = 0;                  // of a cell: the most pairs on whose path it may be
+  std::vector<Step> steps;
 
   template <class A>
   static Grid of(int64_t height, int64_t width, int64_t radius) {
-    Grid g{height, width, round_to_lanes<A>(width + kUnroll * lanes<A>), std::min(radius, height) - 1, {}, {}, {}};
-    g.offsets = half_plane_offsets(radius, height, width);
-    for (const Offset& offset : g.offsets) {
-      g.ends.push_back(offset.dy * g.row + offset.dx);
-      auto& shifts = g.shifts.emplace_back();
-      for (const auto& [y, x] : offset.path) shifts.push_back(y * g.row + x);
+    Grid g{height, width, round_to_lanes<A>(width + kUnroll * lanes<A>), std::min(radius, height) - 1};
+    const std::vector<Offset> offsets = half_plane_offsets(radius, height, width);
+    for (const Offset& offset : offsets) g.longest = std::max(g.longest, std::abs(offset.dx) + 1);
+    g.plane = round_to_lanes<A>((kTile + g.reach) * g.row + g.longest);
+    for (const auto& [dy, dx, path] : offsets) {
+      Step& step = g.steps.emplace_back(Step{dy, dx, dy * g.row + dx, {}});
+      for (size_t c = 0; c < path.size(); ++c) {
+        const bool begins = c == 0 || path[c - 1].first != path[c].first;
+        if (begins) step.runs.push_back(path[c].first * g.row + path[c].second);
+        else step.runs.back() += g.plane;
+      }
+      g.paths += path.size();
     }
     return g;
   }
   int64_t tiles() const { return (height + kTile - 1) / kTile; }
-  // Of a cell: the most pairs whose path it may be on.
-  int64_t paths() const {
-    int64_t n = 0;
-    for (const Offset& offset : offsets) n += offset.path.size();
-    return std::max<int64_t>(n, 1);
-  }
 };
 
-// f(offset's number, position of the first cells of kUnroll vectors of pairs) for pairs that begin in rows [y0, y1).
+// f(step, position of the first cells of kUnroll vectors of pairs) for pairs that begin in row y0 or the kTile - 1 after it.
+// Positions count from row y0.
 template <class A, class F, class G>
-CAMGUIDE_INLINE void each_pair(const Grid& g, int64_t y0, int64_t y1, const F& pairs, const G& after_offset) {
-  for (size_t o = 0; o < g.offsets.size(); ++o) {
-    const auto& [dy, dx, path] = g.offsets[o];
-    const int64_t left = std::max<int64_t>(-dx, 0), right = g.width - std::max<int64_t>(dx, 0);
-    for (int64_t y = y0; y < std::min(y1, g.height - dy); ++y)
-      for (int64_t x = left; x < right; x += kUnroll * lanes<A>) pairs(o, y * g.row + x);
-    after_offset();
+CAMGUIDE_INLINE void each_pair(const Grid& g, int64_t y0, const F& pairs, const G& after_step) {
+  for (const Step& step : g.steps) {
+    const int64_t left = std::max<int64_t>(-step.dx, 0), right = g.width - std::max<int64_t>(step.dx, 0);
+    for (int64_t y = 0; y < std::min(kTile, g.height - step.dy - y0); ++y)
+      for (int64_t x = left; x < right; x += kUnroll * lanes<A>) pairs(step, y * g.row + x);
+    after_step();
   }
 }
 
@@ -81,24 +89,24 @@ struct Masks {
   Vec<LabelOf<A>> kind[kKinds];  // all bits set or none; none at all where a label is unknown
 
   CAMGUIDE_INLINE Masks(Vec<LabelOf<A>> here, Vec<LabelOf<A>> there) {
-    using I = Vec<LabelOf<A>>;
-    const I same = here == there;
+    const Vec<LabelOf<A>> same = here == there;
     kind[kBackground] = same & (here == 0);
     kind[kForeground] = same & (here > 0);
     kind[kDifferent] = ~same & ((here | there) >= 0);
   }
 };
 
+// `label` begins at row y0, here and below.
 template <class A>
-CAMGUIDE_MULTIVERSION void count(const Grid& g, const LabelOf<A>* label, int64_t y0, int64_t y1, int64_t* counts) {
+CAMGUIDE_MULTIVERSION void count(const Grid& g, const LabelOf<A>* label, int64_t y0, int64_t* counts) {
   using I = LabelOf<A>;
   Vec<I> sums[kKinds] = {};
   each_pair<A>(
-      g, y0, y1,
-      [&](size_t o, int64_t at) {
-        const int64_t other = at + g.ends[o];
+      g, y0,
+      [&](const Step& step, int64_t at) {
         for (int v = 0; v < kUnroll; ++v) {
-          const Masks<A> masks(load(label + at + v * lanes<A>), load(label + other + v * lanes<A>));
+          const I* const here = label + at + v * lanes<A>;
+          const Masks<A> masks(load(here), load(here + step.end));
           for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k];
         }
       },
@@ -110,31 +118,54 @@ CAMGUIDE_MULTIVERSION void count(const Grid& g, const LabelOf<A>* label, int64_t
       });
 }
 
-// Adds the losses of the pairs that begin in rows [y0, y1) and, with Grad, their slopes times `weights`; grad begins at row y0.
+// The maxima of all runs of 2 .. longest cells that begin in a cell, from the edges in the first map.
+template <class A>
+CAMGUIDE_MULTIVERSION void fill_runs(const Grid& g, A* runs) {
+  for (int64_t n = 1; n < g.longest; ++n) {
+    A* const longer = runs + n * g.plane;
+    for (int64_t i = 0; i < g.plane - g.longest; ++i) {
+      const A shorter = longer[i - g.plane], next = runs[i + n];
+      longer[i] = next > shorter ? next : shorter;
+    }
+  }
+}
+
+// From the runs to the cells, which are the runs of one: the first of equal cells is in the shorter run.
+template <class A>
+CAMGUIDE_MULTIVERSION void hand_down(const Grid& g, const A* runs, A* grad) {
+  for (int64_t n = g.longest - 1; n > 0; --n) {
+    const A *const longer = runs + n * g.plane, *const from = grad + n * g.plane;
+    A* const to = grad + (n - 1) * g.plane;
+    for (int64_t i = 0; i < g.plane - g.longest; ++i) to[i] += longer[i] == longer[i - g.plane] ? from[i] : A(0);
+    for (int64_t i = 0; i < g.plane - g.longest; ++i) grad[i + n] += longer[i] == longer[i - g.plane] ? A(0) : from[i];
+  }
+}
+
+// Adds the losses of the pairs and, with Grad, their slopes times `weights` to the runs that have the maximum.
 template <class A, bool Grad>
-CAMGUIDE_MULTIVERSION void pairs(const Grid& g, const A* edge, const LabelOf<A>* label, const double* weights, int64_t y0,
-                                 int64_t y1, A* grad, double* losses) {
-  const A eps = static_cast<A>(kEpsilon), zero = 0;
+CAMGUIDE_MULTIVERSION void pairs(const Grid& g, const A* runs, const LabelOf<A>* label, const double* weights, int64_t y0,
+                                 A* grad, double* losses) {
+  const A eps = static_cast<A>(kEpsilon);
   const A background = static_cast<A>(weights[kBackground]), foreground = static_cast<A>(weights[kForeground]);
   const A different = static_cast<A>(-weights[kDifferent]);
+  const Vec<A> none = {};
   Vec<A> sums[kKinds] = {};
   each_pair<A>(
-      g, y0, y1,
-      [&](size_t o, int64_t at) {
-        const int64_t* const shifts = g.shifts[o].data();
-        const int64_t cells = g.shifts[o].size();
+      g, y0,
+      [&](const Step& step, int64_t at) {
+        const int64_t* const shifts = step.runs.data();
+        const int64_t n = step.runs.size();
         Vec<A> highest[kUnroll], slope[kUnroll];
-        for (int v = 0; v < kUnroll; ++v) highest[v] = load(edge + at + shifts[0] + v * lanes<A>);
-        for (int64_t c = 1; c < cells; ++c)
+        for (int v = 0; v < kUnroll; ++v) highest[v] = load(runs + at + shifts[0] + v * lanes<A>);
+        for (int64_t r = 1; r < n; ++r)
           for (int v = 0; v < kUnroll; ++v) {
-            const Vec<A> e = load(edge + at + shifts[c] + v * lanes<A>);
-            highest[v] = e > highest[v] ? e : highest[v];
+            const Vec<A> run = load(runs + at + shifts[r] + v * lanes<A>);
+            highest[v] = run > highest[v] ? run : highest[v];
           }
         for (int v = 0; v < kUnroll; ++v) {
           const LabelOf<A>* const here = label + at + v * lanes<A>;
-          const Masks<A> masks(load(here), load(here + g.ends[o]));
-          const Vec<A> right = (masks.kind[kDifferent] ? highest[v] : 1 - highest[v]) + eps;
-          const Vec<A> gain = log(right), none = {};
+          const Masks<A> masks(load(here), load(here + step.end));
+          const Vec<A> right = (masks.kind[kDifferent] ? highest[v] : 1 - highest[v]) + eps, gain = log(right);
           for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k] ? gain : none;
           if (Grad) {
             const Vec<A> same = masks.kind[kBackground] ? none + background : masks.kind[kForeground] ? none + foreground : none;
@@ -142,19 +173,18 @@ CAMGUIDE_MULTIVERSION void pairs(const Grid& g, const A* edge, const LabelOf<A>*
           }
         }
         if (!Grad) return;
-        A* const to = grad + at - y0 * g.row;
-        for (int64_t c = 0; c < cells; ++c)
+        for (int64_t r = 0; r < n; ++r)
           for (int v = 0; v < kUnroll; ++v) {
-            const int64_t cell = shifts[c] + v * lanes<A>;
-            const auto hit = load(edge + at + cell) == highest[v];
-            store(to + cell, load(to + cell) + (hit ? slope[v] : Vec<A>{}));
-            slope[v] = hit ? Vec<A>{} : slope[v];
+            const int64_t run = at + shifts[r] + v * lanes<A>;
+            const auto hit = load(runs + run) == highest[v];
+            store(grad + run, load(grad + run) + (hit ? slope[v] : none));
+            slope[v] = hit ? none : slope[v];
           }
       },
       [&] {
         for (int k = 0; k < kKinds; ++k) {
           losses[k] += sum_lanes<A>(sums[k]);
-          sums[k] = Vec<A>{} + zero;
+          sums[k] = none;
         }
       });
 }
@@ -205,14 +235,10 @@ Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* targ
   for_each(images, [&](int64_t b) {
     finite[b] = read_image(g, edge + b * cells, target + b * cells, ignore, edges.get() + b * padded, labels.get() + b * padded);
   });
-  const auto rows = [&](int64_t task, const auto& f) {
-    const int64_t y0 = task % tiles * kTile;
-    f(task / tiles * padded, y0, std::min(y0 + kTile, g.height));
-  };
+  const auto first_row = [&](int64_t task) { return task % tiles * kTile; };
+  const auto position = [&](int64_t task) { return task / tiles * padded + first_row(task) * g.row; };
   std::vector<int64_t> counts(tasks * kKinds);
-  for_each(tasks, [&](int64_t i) {
-    rows(i, [&](int64_t at, int64_t y0, int64_t y1) { count<A>(g, labels.get() + at, y0, y1, counts.data() + i * kKinds); });
-  });
+  for_each(tasks, [&](int64_t i) { count<A>(g, labels.get() + position(i), first_row(i), counts.data() + i * kKinds); });
   Result result;
   double n[kKinds] = {}, weights[kKinds], most = 0;
   for (size_t i = 0; i < counts.size(); ++i) n[i % kKinds] += counts[i];
@@ -221,18 +247,26 @@ Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* targ
     if (grad) std::fill_n(grad, images * cells, T(0));
     return result;
   }
-  result.scale = most * g.paths() / (kLargest * kEpsilon);
+  result.scale = most * g.paths / (kLargest * kEpsilon);
   for (double& w : weights) w /= result.scale;
-  const int64_t size = grad ? (kTile + g.reach) * g.row : 0;
-  const Array<A> partial(std::max<int64_t>(tasks * size, 1));
+  const int64_t size = (kTile + g.reach) * g.row, maps = g.longest * g.plane;
+  const Array<A> partial(grad ? tasks * size : 0);
   std::vector<double> losses(tasks * kKinds);
-  for_each(tasks, [&](int64_t i) {
-    rows(i, [&](int64_t at, int64_t y0, int64_t y1) {
-      A* const to = partial.get() + i * size;
-      std::fill_n(to, size, A(0));
-      const auto run = grad ? pairs<A, true> : pairs<A, false>;
-      run(g, edges.get() + at, labels.get() + at, weights, y0, y1, to, losses.data() + i * kKinds);
-    });
+  struct Scratch {
+    Zeroed<A> runs, grad;
+  };
+  for_each(tasks, [&] { return Scratch{Zeroed<A>(maps), Zeroed<A>(grad ? maps : 0)}; }, [&](int64_t i, Scratch& scratch) {
+    A *const runs = scratch.runs + 0, *const slopes = scratch.grad + 0;
+    const int64_t y0 = first_row(i), filled = std::min(kTile + g.reach, g.height - y0) * g.row;
+    std::copy_n(edges.get() + position(i), filled, runs);
+    std::fill_n(runs + filled, g.plane - filled, A(0));
+    fill_runs(g, runs);
+    const LabelOf<A>* const label = labels.get() + position(i);
+    if (!grad) return pairs<A, false>(g, runs, label, weights, y0, nullptr, losses.data() + i * kKinds);
+    scratch.grad.clear();
+    pairs<A, true>(g, runs, label, weights, y0, slopes, losses.data() + i * kKinds);
+    hand_down(g, runs, slopes);
+    std::copy_n(slopes, size, partial.get() + i * size);
   });
   for (size_t i = 0; i < losses.size(); ++i) result.parts[i % kKinds] += losses[i];
   for (int k = 0; k < kKinds; ++k) {
