@@ -56,7 +56,7 @@ def path_affinity_loss(edge: Tensor, target: Tensor, radius: int = 10, ignore: i
     if check.values(edge):
         if ((edge < 0) | (edge > 1)).any():
             raise ValueError(f"edge must hold probabilities in [0, 1], got [{edge.min():g}, {edge.max():g}]")
-        wrong = target[((target < 0) | (target >= 2**31)) & (target != ignore)]
+        wrong = target[((target < 0) | (target.long() >= 2**31)) & (target != ignore)]
         if wrong.numel():
             raise ValueError(f"target must hold labels from 0 or ignore={ignore}, got {wrong[0].item()}")
     loss, _, _, parts = torch.ops.camguide_fast.path_affinity_loss(edge, target, radius, ignore, needs_grad(edge))
