@@ -1,7 +1,6 @@
 """Launches csrc/cuda/affinity_walk.cu, where the formula stands."""
 
 import functools
-import math
 
 import torch
 from torch import Tensor
