@@ -113,7 +113,9 @@ def test_a_gpu_takes_what_fits_at_once():
         assert made == expected
 
 
-@pytest.mark.parametrize("fault", ["    __syncthreads();\n    for (int c", "? y1 : y0", "back[i] * (near[c * REGION - shift]"])
+@pytest.mark.parametrize(
+    "fault", ["    __syncthreads();\n    for (int c", "? y1 : y0", "back[i] * (near[c * REGION - shift]"]
+)
 def test_faults_are_seen(fault):
     """Guards the guard: a barrier left out, a step that reads the wrong map, an offset taken twice."""
     broken = {fault: fault.replace("__syncthreads();", "").replace("y1 : y0", "y0 : y0").replace("- shift", "+ shift")}
