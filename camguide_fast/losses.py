@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .reference.affinity_walk import half_plane_offsets, segment_cells
 
 
 class LocalConsistencyLoss(nn.Module):
@@ -140,104 +139,18 @@ class MapRegularization(nn.Module):
 
 
 class PathAffinityLoss(nn.Module):
-    r"""Edges should part pixels of different labels and no others: the loss of IRN (Ahn et al., 2019).
+    """`camguide_fast.ops.path_affinity_loss`, the loss of AffinityNet, with its options stored."""
 
-    Two cells less than `radius` apart have the affinity a = 1 - max edge over the cells whose distance to the segment
-    between them is < 1. A pair of the same label costs $-\log(a + \epsilon)$, one of different labels
-    $-\log(1 + \epsilon - a)$, $\epsilon$ = 1e-5; pairs with a label 255 do not count. With the means over the pairs
-    of background, of one class, and of different labels, $L = (L_{bg}/2 + L_{fg}/2 + L_{neg})/2$.
-
-    A list of all paths would take gigabytes. Here an offset between two cells is a shift of whole maps, path maxima are
-    taken one offset after the other, and the gradient, which goes to the cell of the maximum (the first of equals), is
-    made on the way: memory is a few dozen maps like `edge`, whatever the radius.
-    """
-
-    def __init__(self, radius: int = 10):
+    def __init__(self, radius: int = 10, ignore: int = 255):
         super().__init__()
         self.radius = radius
+        self.ignore = ignore
 
     def forward(self, edge: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """edge [B, 1, h, w] in [0, 1], target integer [B, h, w] (0 background, k + 1 class k, 255 unknown) -> {"loss",
-        and without gradient "bg", "fg", "neg"}, fp32 scalars; a part without a pair is 0."""
-        if edge.ndim != 4 or edge.shape[1] != 1 or target.shape != (edge.shape[0], *edge.shape[2:]):
-            raise ValueError(
-                f"edge must be [B, 1, h, w] and target [B, h, w], got {tuple(edge.shape)} and {tuple(target.shape)}"
-            )
-        loss, parts = _PathAffinity.apply(edge, target, self.radius)
+        """edge [B, 1, h, w] in [0, 1], target integer [B, h, w] (0 background, k + 1 class k) -> fp32 scalars {"loss"}
+        with gradient to edge, and without {"bg", "fg", "neg"}, the means that it is made of."""
+        loss, parts = ops.path_affinity_loss(edge, target, self.radius, self.ignore)
         return {"loss": loss, **dict(zip(("bg", "fg", "neg"), parts.unbind(), strict=True))}
 
     def extra_repr(self) -> str:
-        return f"radius={self.radius}"
-
-
-class _PathAffinity(torch.autograd.Function):
-    EPS = 1e-5
-    SHARES = (0.25, 0.25, 0.5)  # of background, foreground and different labels
-
-    @staticmethod
-    def forward(ctx, edge: Tensor, target: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-        eps, edge = _PathAffinity.EPS, edge.detach()[:, 0]
-        dtype = edge.dtype
-        edge = edge.to(torch.promote_types(dtype, torch.float32))
-        shifts = [_Shift(dy, dx, *edge.shape[1:]) for dy, dx in half_plane_offsets(radius)]
-        shifts = [shift for shift in shifts if shift.fits]
-        counts = torch.zeros(3, device=edge.device, dtype=edge.dtype)
-        for shift in shifts:
-            kind = _pair_kinds(*shift.ends(target))
-            counts += torch.stack([(kind == value).sum() for value in range(3)])
-        shares = edge.new_tensor(_PathAffinity.SHARES)
-        weights = torch.cat([shares / counts.clamp(min=1), shares.new_zeros(1)])  # of a pair, by its kind
-        grad, sums = torch.zeros_like(edge), torch.zeros_like(counts)
-        for shift in shifts:
-            kind = _pair_kinds(*shift.ends(target))
-            highest, cell = shift.path_maximum(edge)
-            differ = kind == _DIFFER
-            right = torch.where(differ, highest, 1 - highest) + eps  # a + eps, or 1 - a + eps
-            nll = -right.log()
-            sums += torch.stack([torch.where(kind == value, nll, 0).sum() for value in range(3)])
-            slope = torch.where(differ, -weights[kind.int()], weights[kind.int()]) / right
-            shift.add_at(grad, cell, slope)
-        means = sums[:3] / counts.clamp(min=1)
-        loss = (means * shares).sum()
-        ctx.save_for_backward(grad[:, None].to(dtype))
-        ctx.mark_non_differentiable(means)
-        return loss, means
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor, _):
-        (grad,) = ctx.saved_tensors
-        return grad * upstream, None, None
-
-
-_DIFFER, _UNKNOWN = 2, 3  # kinds of pairs: 0 background, 1 the same class
-
-
-def _pair_kinds(here: Tensor, there: Tensor) -> Tensor:  # uint8
-    kind = torch.where(here == there, (here > 0).to(torch.uint8), _DIFFER)
-    return kind.masked_fill((here == 255) | (there == 255), _UNKNOWN)
-
-
-class _Shift:
-    """All pairs of cells (j, j + (dy, dx)) of [B, h, w] maps, and the paths between them."""
-
-    def __init__(self, dy: int, dx: int, h: int, w: int):
-        self.fits = dy < h and abs(dx) < w
-        self.dy, self.dx, self.h, self.w = dy, dx, h, w
-        self.cells = segment_cells(dy, dx)
-
-    def at(self, x: Tensor, cell: tuple[int, int]) -> Tensor:  # a view: x at j + cell for each j
-        (y, dx), left = cell, max(-self.dx, 0)
-        right = self.w - max(self.dx, 0)
-        return x[:, y : self.h - self.dy + y, left + dx : right + dx]
-
-    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.at(x, (0, 0)), self.at(x, (self.dy, self.dx))
-
-    def path_maximum(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The maximum, and the number of the first cell of the path that has it."""
-        return torch.stack([self.at(x, cell) for cell in self.cells]).max(0)
-
-    def add_at(self, total: Tensor, which: Tensor, value: Tensor) -> None:
-        spread = value.new_zeros(len(self.cells), *value.shape).scatter_(0, which[None], value[None])
-        for cell, part in zip(self.cells, spread, strict=True):
-            self.at(total, cell).add_(part)
+        return f"radius={self.radius}, ignore={self.ignore}"

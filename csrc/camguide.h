@@ -38,6 +38,19 @@ void with_labels(const Tensor& x, const char* name, const F& f) {
   }
 }
 
+// f(pointer to the elements of x), x a contiguous tensor of one of the integer dtypes.
+template <class F>
+void with_integers(const Tensor& x, const char* name, const F& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Char:
+      return f(x.const_data_ptr<int8_t>());
+    case ScalarType::Short:
+      return f(x.const_data_ptr<int16_t>());
+    default:
+      return with_labels(x, name, f);
+  }
+}
+
 // f(pointer to the elements of x), x contiguous and of one of the float dtypes.
 template <class F>
 void with_floats(const Tensor& x, const char* name, const F& f) {

@@ -51,24 +51,42 @@ def _expand(path: Path) -> str:
 
 
 def launch(
-    op: str, kernel: str, blocks: int, threads: int, args: tuple, *, defines: Defines, shared: int = 0
+    op: str,
+    kernel: str,
+    blocks: int,
+    threads: int,
+    args: tuple,
+    *,
+    defines: Defines,
+    shared: int = 0,
+    cooperative: bool = False,
 ) -> None:
     """Launches `kernel` of csrc/cuda/<op>.cu on the current stream.
 
     `args`: contiguous tensors (pointers there), ints (int) and floats (double), in the order of the kernel's
-    parameters. `defines`: macros the source is specialised by. `shared`: bytes of dynamic shared memory.
+    parameters. `defines`: macros the source is specialised by. `shared`: bytes of dynamic shared memory. `cooperative`:
+    the blocks, at most `resident_blocks`, run at the same time and may wait for one another.
     """
     import cupy
 
     device = torch.cuda.current_device()
+    driver = cupy.cuda.driver
     cupy.cuda.Device(device).use()  # binds its context to this thread, which may be one of autograd's
     function = _function(op, kernel, tuple(defines.items()), shared, device)
     values = [_value(a) for a in args]  # to be kept until the launch has copied them
     pointers = (ctypes.c_void_p * len(args))(*map(ctypes.addressof, values))
     stream = torch.cuda.current_stream().cuda_stream
-    cupy.cuda.driver.launchKernel(
-        function.kernel.ptr, blocks, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(pointers), 0
-    )
+    sizes = (blocks, 1, 1, threads, 1, 1, shared)
+    if cooperative:
+        driver.launchCooperativeKernel(function.kernel.ptr, *sizes, stream, ctypes.addressof(pointers))
+    else:
+        driver.launchKernel(function.kernel.ptr, *sizes, stream, ctypes.addressof(pointers), 0)
+
+
+def resident_blocks(per_multiprocessor: int) -> int:
+    """How many blocks the current GPU runs at the same time, if a multiprocessor has room for so many."""
+    device = torch.cuda.current_device()
+    return per_multiprocessor * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.cache

@@ -1,6 +1,4 @@
-"""AffinityNet: its branch, its loss without a list of paths, its labels."""
-
-import itertools
+"""AffinityNet: its branch, its training, its labels."""
 
 import pytest
 import torch
@@ -9,59 +7,9 @@ from camguide_fast import ops
 from camguide_fast.checkpoint import ModelCard, load_model, save_model
 from camguide_fast.config import Affinity, Crf
 from camguide_fast.errors import UserError
-from camguide_fast.losses import PathAffinityLoss
 from camguide_fast.models import AffinityNet, build_resnet
-from camguide_fast.reference.affinity_walk import segment_cells
 from camguide_fast.stages import AffinityStage
 from camguide_fast.targets import affinity_labels, refine_labels, refine_scores
-
-
-def brute_force(edge, target, radius):
-    """The loss pair by pair; differentiable."""
-    b, _, h, w = edge.shape
-    parts = {"bg": [], "fg": [], "neg": []}
-    for i, y, x, dy, dx in itertools.product(range(b), range(h), range(w), range(radius), range(1 - radius, radius)):
-        inside = y + dy < h and 0 <= x + dx < w
-        if not inside or dy * dy + dx * dx >= radius * radius or (dy == 0 and dx <= 0):
-            continue
-        here, there = target[i, y, x].item(), target[i, y + dy, x + dx].item()
-        if 255 in (here, there):
-            continue
-        a = 1 - torch.stack([edge[i, 0, y + py, x + px] for py, px in segment_cells(dy, dx)]).max()
-        if here == there:
-            parts["fg" if here else "bg"].append(-(a + 1e-5).log())
-        else:
-            parts["neg"].append(-(1 + 1e-5 - a).log())
-    mean = {name: torch.stack(p).mean() if p else edge.new_zeros(()) for name, p in parts.items()}
-    return {"loss": mean["bg"] / 4 + mean["fg"] / 4 + mean["neg"] / 2, **mean}
-
-
-@pytest.mark.parametrize("size, radius", [((6, 7), 4), ((1, 1), 5), ((3, 9), 10), ((8, 2), 3)], ids=str)
-def test_loss_pair_by_pair(size, radius):
-    edge = torch.rand(2, 1, *size, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(0, 3, (2, *size))
-    target[0, 0, 0] = 255
-    parts, expected = PathAffinityLoss(radius)(edge, target), brute_force(edge, target, radius)
-    for name in expected:
-        torch.testing.assert_close(parts[name], expected[name])
-    if min(size) > 1:
-        (grad,) = torch.autograd.grad(3 * parts["loss"], edge)
-        torch.testing.assert_close(grad, torch.autograd.grad(3 * expected["loss"], edge)[0])
-        assert grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("label", [0, 2, 255])
-def test_loss_of_one_label_alone(label):
-    edge = torch.rand(1, 1, 5, 6, requires_grad=True)
-    parts = PathAffinityLoss(3)(edge, torch.full((1, 5, 6), label))
-    assert (parts["bg"] > 0, parts["fg"] > 0, parts["neg"] > 0) == (label == 0, label == 2, False)
-    parts["loss"].backward()
-    assert edge.grad.isfinite().all() and (edge.grad != 0).any() == (label != 255)
-
-
-def test_loss_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"target \[B, h, w\], got \(1, 1, 4, 4\) and \(1, 4, 5\)"):
-        PathAffinityLoss()(torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 5, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("arch, parameters", [("resnet18", 33_249), ("resnet50", 125_409)])

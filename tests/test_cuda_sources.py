@@ -13,14 +13,29 @@ from unittest import mock
 
 import pytest
 import torch
-from camguide_fast.kernels import _cuda
+from camguide_fast.kernels import _cuda, affinity_walk
 
 CAPABILITIES = (80, 89, 90, 120)
 NVCC = shutil.which("nvcc")
 
 # The macros of each source, as its launcher may set them: what takes the most registers, and each form.
 _GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS=8)
+
+
+def _affinity_walk(radius: int, **macros) -> dict:
+    offsets = affinity_walk._offsets(radius, 94, 125)
+    text = ",".join(f"{{{dy},{dx}}}" for dy, dx in offsets)
+    reach = dict(REACH_Y=radius - 1, REACH_X=radius - 1)
+    return dict(EDGE_TYPE="float", **macros, COUNT=len(offsets), **reach, OFFSETS=text)
+
+
 VARIANTS = {
+    "affinity_walk": [
+        _affinity_walk(5, CAM_TYPE="float", CLASSES=3),
+        _affinity_walk(5, CAM_TYPE="double", CLASSES=4),
+        _affinity_walk(6, CAM_TYPE="half_t", CLASSES=4),
+        _affinity_walk(9, CAM_TYPE="double", CLASSES=4),
+    ],
     "guided_filter": [
         _GUIDED_FILTER | dict(Z_TYPE="float", RADIUS=4),
         _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0, WARPS=1),
@@ -30,7 +45,7 @@ VARIANTS = {
 
 
 def name(variant: tuple[str, dict]) -> str:
-    return "-".join([variant[0], *(f"{value}" for value in variant[1].values())])
+    return "-".join([variant[0], *(f"{value}" for value in variant[1].values() if len(f"{value}") < 20)])
 
 
 every_variant = pytest.mark.parametrize(
@@ -125,7 +140,7 @@ class FakeCupy:
         self.modules, self.launches, self.current = [], [], None
         self.cuda = SimpleNamespace(
             Device=lambda i: SimpleNamespace(use=lambda: setattr(self, "current", i)),
-            driver=SimpleNamespace(launchKernel=self._launch),
+            driver=SimpleNamespace(launchKernel=self._launch, launchCooperativeKernel=self._launch_together),
         )
 
     def RawModule(self, code, options):
@@ -135,6 +150,11 @@ class FakeCupy:
     def _function(self, name):
         kernel = SimpleNamespace(ptr=name)
         return SimpleNamespace(kernel=kernel, max_dynamic_shared_size_bytes=48 * 1024)
+
+    def _launch_together(self, *args):
+        assert len(args) == 10
+        self._launch(*args)
+        self.launches[-1] = ("together", *self.launches[-1])
 
     def _launch(self, *args):
         pointers = (ctypes.c_void_p * 3).from_address(args[9])
@@ -161,6 +181,12 @@ def test_launch(cupy):
     assert cupy.current == 1
     assert cupy.launches == [("f", 5, 1, 1, 64, 1, 1, 1024, 77, [x.data_ptr(), -7, 0.25])]
     assert cupy.modules == [(1, _cuda.source("guided_filter", {"RADIUS": 4}))]
+
+
+def test_cooperative_launch(cupy):
+    x = torch.zeros(3)
+    _cuda.launch("guided_filter", "f", 5, 64, (x, -7, 0.25), defines={}, shared=8, cooperative=True)
+    assert cupy.launches == [("together", "f", 5, 1, 1, 64, 1, 1, 8, 77, [x.data_ptr(), -7, 0.25])]
 
 
 def test_a_module_is_compiled_once_per_device_and_macros(cupy):

@@ -118,35 +118,42 @@ def rows() -> dict[str, dict[str, Row]]:
     return table
 
 
-def define_loss(schema: str, *, reference: Callable, count: Callable, kernel: tuple[str, str] | None = None) -> None:
+def define_loss(
+    schema: str, *, reference: Callable, count: Callable, kernel: tuple[str, str] | None = None, parts: int = 0
+) -> None:
     """Declares a scalar loss whose input gradient is computed in the forward kernel.
 
     The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N
     * dloss/dinput in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the
     upstream factor in fp32, so that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives
     N > 0 in the loss's dtype; neither takes `need_grad`. N need not be a number of pixels: any factor that keeps grad
-    within the range of fp16 does.
+    within the range of fp16 does. With `parts`, the reference returns (loss, parts) and the op a fourth tensor: the
+    [parts] values that the loss is made of, without gradient.
     """
+
+    def results(*args) -> tuple[Tensor, ...]:  # the loss, and its parts if there are any
+        return reference(*args) if parts else (reference(*args),)
 
     def row(x: Tensor, *args):
         *args, need_grad = args
         n = count(x, *args)
         if not need_grad:
-            return reference(x, *args), x.new_empty(0), 1 / n
+            loss, *values = results(x, *args)
+            return loss, x.new_empty(0), 1 / n, *values
         with _autograd_inside():
             leaf = x.detach().requires_grad_()
-            loss = reference(leaf, *args)
+            loss, *values = results(leaf, *args)
             (grad,) = torch.autograd.grad(loss * n, leaf)
-        return loss.detach(), grad.contiguous(), 1 / n
+        return loss.detach(), grad.contiguous(), 1 / n, *(value.detach() for value in values)
 
     def fake(x: Tensor, *args):
         scalar = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
         grad = torch.empty_like(x, memory_format=torch.contiguous_format) if args[-1] else x.new_empty(0)
-        return scalar, grad, torch.empty_like(scalar)
+        return scalar, grad, torch.empty_like(scalar), *([scalar.new_empty(parts)] if parts else [])
 
     def save(ctx, inputs, output):
-        _, grad, scale = output
-        ctx.mark_non_differentiable(grad, scale)
+        _, grad, scale, *values = output
+        ctx.mark_non_differentiable(grad, scale, *values)
         ctx.set_materialize_grads(False)  # or autograd makes zeros in the shape of grad for backward to ignore
         ctx.save_for_backward(grad, scale)
         ctx.others = len(inputs) - 1

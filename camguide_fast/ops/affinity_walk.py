@@ -11,6 +11,7 @@ define(
     "affinity_random_walk(Tensor cam, Tensor edge, int radius, float beta, int log2_steps) -> Tensor",
     reference=reference.affinity_random_walk,
     fake=lambda cam, *_: torch.empty_like(cam, memory_format=torch.contiguous_format),
+    kernel=("affinity_walk", "cuda"),
 )
 
 

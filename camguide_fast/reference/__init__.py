@@ -10,6 +10,7 @@ from .edge_support import edge_support
 from .guided_filter import guided_filter
 from .label_closing import label_closing, label_morphology
 from .local_consistency import local_consistency_loss
+from .path_affinity import path_affinity_loss
 from .scale_gradient import scale_gradient
 from .slic import slic
 from .stochastic_mask import stochastic_mask

@@ -30,7 +30,7 @@ def transition_planes(edge: Tensor, radius: int, beta: float) -> dict[tuple[int,
     """{(dy, dx): [B, 1, h, w]}: T_ij at each cell j for its neighbour i = j + (dy, dx), 0 for i outside the image."""
     h, w = edge.shape[2:]
     planes = {}
-    for dy, dx in half_plane_offsets(radius):
+    for dy, dx in half_plane_offsets(min(radius, h + w)):  # none is longer
         if dy >= h or abs(dx) >= w:
             continue
         left, right = max(-dx, 0), w - max(dx, 0)  # columns of the cells j for which j + (dy, dx) is in the image
@@ -51,7 +51,7 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
     h, w = x.shape[2:]
     planes = transition_planes(edge, radius, beta)
     x = x * (1 - edge)
-    r = radius - 1
+    r = min(radius, h + w) - 1
     for _ in range(2**log2_steps):
         # (x T)_j = sum_i x_i T_ij = x_j + sum_i (x_i - x_j) T_ij, since columns sum to 1. Over hundreds of steps the
         # roundings of the first form add up; the second even keeps a constant map exactly.

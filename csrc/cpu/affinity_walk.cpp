@@ -14,6 +14,7 @@
 // A lies in one plane for each pair of opposite offsets, row by row, so that a row's weights are read in one go and serve both
 // directions: j gives and takes the same. Images are padded with zeros, which have no affinity to anything.
 #include "../camguide.h"
+#include "../paths.h"
 #include "../windows.h"
 
 #include <algorithm>
@@ -25,27 +26,6 @@ namespace camguide {
 namespace {
 
 constexpr int kMostChannels = 4;  // that share a pass over the weights: what registers hold
-
-struct Offset {
-  int64_t dy, dx;
-  std::vector<std::pair<int64_t, int64_t>> path;  // (y, x) of the cells nearer than 1 to the segment (0, 0)-(dy, dx)
-};
-
-// One of each pair of opposites with 0 < |(dy, dx)| < radius that some pair of cells in the image has.
-std::vector<Offset> half_plane_offsets(int64_t radius, int64_t height, int64_t width) {
-  std::vector<Offset> offsets;
-  for (int64_t dy = 0; dy < std::min(radius, height); ++dy)
-    for (int64_t dx = std::max(1 - radius, 1 - width); dx < std::min(radius, width); ++dx) {
-      const int64_t square = dy * dy + dx * dx;
-      if (square >= radius * radius || (dy == 0 && dx <= 0)) continue;
-      Offset offset{dy, dx, {}};
-      for (int64_t y = 0; y <= dy; ++y)  // a cell outside the box of the ends is at least 1 away from the segment
-        for (int64_t x = std::min<int64_t>(dx, 0); x <= std::max<int64_t>(dx, 0); ++x)
-          if ((dy * x - dx * y) * (dy * x - dx * y) < square) offset.path.emplace_back(y, x);
-      offsets.push_back(std::move(offset));
-    }
-  return offsets;
-}
 
 // C_1 .. C_m of the comment above, for an error of at most `bound`.
 std::vector<double> chebyshev_weights(int64_t log2_steps, double bound) {
@@ -83,7 +63,7 @@ struct Graph {
   Graph(int64_t height, int64_t width, int64_t radius)
       : height(height), width(width), ry(std::min(radius, height) - 1), rx(std::min(radius, width) - 1),
         columns(round_to_lanes<A>(width)), row(columns + 2 * round_to_lanes<A>(rx)), rows(height + 2 * ry),
-        offsets(half_plane_offsets(std::min(radius, height + width), height, width)),
+        offsets(half_plane_offsets(radius, height, width)),
         weight_row(static_cast<int64_t>(offsets.size()) * row), arena(2 * rows * row + (height + ry) * weight_row),
         openness(arena.take(rows * row) + origin()), weights(arena.take((height + ry) * weight_row) + ry * weight_row + rx),
         inverse(arena.take(rows * row) + origin()) {

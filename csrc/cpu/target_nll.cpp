@@ -144,19 +144,6 @@ Counts count(const Image& image, const L* target, int64_t n) {
   return counts;
 }
 
-// f(pointer to the elements of x), x a contiguous tensor of one of the integer dtypes.
-template <class F>
-void with_integers(const Tensor& x, const char* name, const F& f) {
-  switch (x.scalar_type()) {
-    case ScalarType::Char:
-      return f(x.const_data_ptr<int8_t>());
-    case ScalarType::Short:
-      return f(x.const_data_ptr<int16_t>());
-    default:
-      return with_labels(x, name, f);
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& target, const Tensor& label, int64_t ignore,
                                               double smooth, bool balance, bool need_grad) {
   const Tensor x = torch::stable::contiguous(cam), t = torch::stable::contiguous(target);

@@ -107,13 +107,18 @@ def _compile(command: list[str | Path], text: str) -> str:
 
 
 @contextmanager
-def on_cpu(order: int = 0) -> Iterator[None]:
-    """Launchers of camguide_fast.kernels run on CPU tensors inside; what they do not initialise is NaN."""
+def on_cpu(order: int = 0, resident_blocks: int = 0) -> Iterator[None]:
+    """Launchers of camguide_fast.kernels run on CPU tensors inside; what they do not initialise is NaN.
 
-    def launch(op, kernel, blocks, threads, args, *, defines, shared=0):
+    Blocks run one after the other here: at most one may be resident, to which waiting for all is nothing.
+    """
+
+    def launch(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
+        assert blocks <= resident_blocks <= 1 or not cooperative, "blocks that wait for one another"
         run(_cuda.source(op, defines), kernel, blocks, threads, args, shared=shared, order=order)
 
-    with mock.patch.object(_cuda, "launch", launch), _Poison():
+    resident = mock.patch.object(_cuda, "resident_blocks", lambda per_multiprocessor: resident_blocks)
+    with mock.patch.object(_cuda, "launch", launch), resident, _Poison():
         yield
 
 
