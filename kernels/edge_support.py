@@ -7,7 +7,6 @@ from torch import Tensor
 
 from . import _cuda
 
-STRIP = 512  # columns of a block
 ROWS = (64, 32, 16)  # of the image that a block marches down, and 13 more: the most that leave BLOCKS of them
 BLOCKS = 256
 
@@ -17,15 +16,15 @@ def edge_support(image: Tensor, size: list[int]) -> Tensor:  # [B, 3, H, W] -> [
     b, _, h, w = x.shape
     rows, columns = size
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    per_thread = 4 if wide == torch.float64 else 8
-    group = min(-(-w // per_thread) + 31, STRIP // per_thread) // 32 * 32
+    vector = w % 4 == 0 and x.data_ptr() % min(4 * x.element_size(), 16) == 0
+    per_thread, most = (8, 64) if vector and x.dtype == torch.uint8 else (4, 64 if wide == torch.float64 else 128)
+    group = min(-(-w // per_thread) + 31, most) // 32 * 32  # threads of a channel
     strip = group * per_thread
     strips = 1 + max(0, -(-(w - strip) // (strip - 2 * per_thread)))
-    bands = [max(1, r * rows // h) for r in ROWS]  # rows of cells of a block
+    bands = [min(max(1, r * rows // h), 256) for r in ROWS]  # rows of cells of a block
     band = next((n for n in bands if b * strips * -(-rows // n) >= BLOCKS), bands[-1])
     parts = strips * -(-rows // band)
     pool = math.gcd(4, w // columns) if w % columns == 0 else 1
-    vector = w % 4 == 0 and x.data_ptr() % min(4 * x.element_size(), 16) == 0
     defines = {
         "IMAGE_TYPE": _cuda.TYPES[x.dtype],
         "VECTOR": int(vector),
@@ -36,7 +35,7 @@ def edge_support(image: Tensor, size: list[int]) -> Tensor:  # [B, 3, H, W] -> [
     sums = x.new_empty((b, rows, w // pool), dtype=wide)
     peaks = x.new_empty((b, parts), dtype=wide)
     out = x.new_empty((b, 1, rows, columns), dtype=torch.float32)
-    shared = (6 * (strip + 8) + 6 * group * 4) * sums.element_size()
+    shared = (6 * (strip + 8) + 6 * group * 4) * sums.element_size() + 4 * band
     args = (x, sums, peaks, h, w, rows, band, strips)
     _cuda.launch("edge_support", "edge_cells", b * parts, 3 * group, args, defines=defines, shared=shared)
     blocks = -(-rows * columns // 256)

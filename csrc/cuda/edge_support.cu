@@ -26,6 +26,7 @@ typedef Wide<T>::type A;
 
 constexpr int R = 4, REACH = R + 2;  // of the blur; of blur, Scharr and dilation
 constexpr int STRIP = GROUP * COLUMNS, OWNED = STRIP - 2 * COLUMNS, PITCH = STRIP + 8;  // norms have four columns of 0 around
+constexpr int BLOCKS = COLUMNS == 8 ? 2 : 1;  // of a multiprocessor, at least: bounds the registers
 constexpr int PACKS = COLUMNS / 4 + 2;  // that a thread reads of a row: its columns and four on either side
 
 struct Raw {
@@ -82,50 +83,38 @@ __device__ __forceinline__ void blur_row(const Raw& raw, int x, int W, A (&to)[C
   }
 }
 
-// The rows of cells that a block adds up, one after the other: [top, bottom) of the image; those of neighbours may share a row.
-struct CellRow {
-  int i, top, remainder;  // i H = rows top + remainder
-  __device__ __forceinline__ CellRow(int index, int H, int rows) {
-    const long long n = (long long)index * H;
-    i = index, top = (int)(n / rows), remainder = (int)(n % rows);
-  }
-  __device__ __forceinline__ void advance(int H, int rows) {
-    ++i, top += H / rows, remainder += H % rows;
-    if (remainder >= rows) ++top, remainder -= rows;
-  }
-  __device__ __forceinline__ int bottom(int H, int rows) const {
-    CellRow next = *this;
-    next.advance(H, rows);
-    return next.top + (next.remainder > 0);
-  }
-};
+// Where the i-th of `cells` intervals that pooling makes of n begins and ends; neighbours may share a pixel.
+__device__ __forceinline__ int begin_of(int i, int cells, int n) { return (int)((long long)i * n / cells); }
+__device__ __forceinline__ int end_of(int i, int cells, int n) { return (int)(((i + 1ll) * n + cells - 1) / cells); }
 
-extern "C" __global__ void __launch_bounds__(3 * GROUP, 2) edge_cells(
+extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
     const T* __restrict__ image, A* __restrict__ sums, A* __restrict__ peaks, int H, int W, int rows, int band, int strips) {
   DYNAMIC_SHARED(shared);
   A* const norms = reinterpret_cast<A*>(shared);                               // [2, 3, PITCH]
   Pack<A, 4>* const outermost = reinterpret_cast<Pack<A, 4>*>(norms + 6 * PITCH);  // [2, 3, GROUP]: sums and differences
+  int* const ends = reinterpret_cast<int*>(outermost + 6 * GROUP);  // [band]: of rows of cells; where the next begins
   __shared__ A largest[3 * GROUP / 32];
 
   const int bands = (rows + band - 1) / band, strip = blockIdx.x % strips, first_row = blockIdx.x / strips % bands * band;
   const long long b = blockIdx.x / strips / bands;
   const int thread = threadIdx.x, channel = thread / GROUP, g = thread % GROUP, x0 = strip * OWNED, x = x0 + g * COLUMNS;
   const int end_row = min(first_row + band, rows);
-  CellRow cell(first_row, H, rows);
-  const int y0 = cell.top, y1 = CellRow(end_row - 1, H, rows).bottom(H, rows);
-  int cell_bottom = cell.bottom(H, rows);
+  const int y0 = begin_of(first_row, rows, H), y1 = end_of(end_row - 1, rows, H);
   const T* const plane = image + (b * 3 + channel) * H * W;
 
   for (int i = thread; i < 6 * PITCH; i += 3 * GROUP) norms[i] = 0;
+  for (int i = first_row + thread; i < end_row; i += 3 * GROUP)
+    ends[i - first_row] = 2 * end_of(i, rows, H) + (begin_of(i + 1, rows, H) < end_of(i, rows, H));
   __syncthreads();
 
   // Of the columns this thread blurs: rows between the four filters, and blurred ones; even and odd rows take turns.
   A between[4][2][COLUMNS] = {}, blurred[2][COLUMNS] = {};
-  // Of the four columns it dilates, and one on either side: the last row's edges, and the larger of these and the row before.
+  // Of the four columns it dilates: the last row dilated along itself, and the larger of this and the row before.
   const int q = 4 * thread, quad = x0 + q;
   const bool dilates = q < STRIP && quad < W;
   const bool owned = dilates && (strip == 0 || q >= COLUMNS) && (strip == strips - 1 || q < STRIP - COLUMNS);
-  A last[6] = {}, pair[6] = {}, sum[4] = {}, peak = 0;
+  A last[4] = {}, pair[4] = {}, sum[4] = {}, peak = 0;
+  int cell = first_row;  // the row of cells being summed
 
   const auto source = [&](int y) { return plane + (long long)min(max(y, 0), H - 1) * W; };
   const bool inside = x < W;
@@ -144,7 +133,6 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, 2) edge_cells(
       if (inside) {
         A row[COLUMNS];
         blur_row(raw, x, W, row);
-        raw = load(source(y + 1), x, W);
         constexpr double c[4] = {1.8860368147073996047743, 1.0554420484337036274549, -0.215725724833082375859,
                                  -1.250412522817398574764};
 #pragma unroll
@@ -196,29 +184,32 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, 2) edge_cells(
           *reinterpret_cast<Pack<A, 4>*>(to + 4 * k) = norm;
         }
       }
+      if (inside) raw = load(source(y + 1), x, W);  // no earlier: there are registers to spare from here on
       if (dilates) {
         const A* const at = norms + (1 - turn) * 3 * PITCH + 4 + q;
-        A column[6], edge[6];
+        A edge[6], dilated[4];
 #pragma unroll
-        for (int k = 0; k < 6; ++k) {
+        for (int k = 0; k < 6; ++k)
           edge[k] = summed_y >= 0 && summed_y < H ? at[k - 1] + at[PITCH + k - 1] + at[2 * PITCH + k - 1] : 0;
-          column[k] = larger(pair[k], edge[k]);
-          pair[k] = larger(last[k], edge[k]);
-          last[k] = edge[k];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const A row = larger(larger(edge[j], edge[j + 2]), edge[j + 1]);
+          dilated[j] = larger(pair[j], row);
+          pair[j] = larger(last[j], row);
+          last[j] = row;
         }
         const int dilated_y = summed_y - 1;
         if (owned && dilated_y >= y0 && dilated_y < y1) {
-          A dilated[4];
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            dilated[j] = larger(larger(column[j], column[j + 2]), column[j + 1]);
-            peak = larger(peak, dilated[j]);
-          }
-          do {
+          for (int j = 0; j < 4; ++j) peak = larger(peak, dilated[j]);
+          bool shared_row = true;
+          while (shared_row && cell < end_row) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) sum[j] += dilated[j];
-            if (dilated_y + 1 < cell_bottom) break;
-            A* const to = sums + (b * rows + cell.i) * (W / POOL) + quad / POOL;
+            const int end = ends[cell - first_row];
+            if (dilated_y + 1 < end >> 1) break;
+            shared_row = end & 1;
+            A* const to = sums + (b * rows + cell++) * (W / POOL) + quad / POOL;
 #pragma unroll
             for (int j = 0; j < 4; j += POOL) {
               A total = sum[j];
@@ -228,9 +219,7 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, 2) edge_cells(
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j) sum[j] = 0;
-            cell.advance(H, rows);
-            cell_bottom = cell.bottom(H, rows);
-          } while (cell.i < end_row && cell.top <= dilated_y);
+          }
         }
       }
     }
@@ -260,11 +249,10 @@ extern "C" __global__ void __launch_bounds__(256) edge_means(
   const long long at = (long long)(blockIdx.x % blocks) * 256 + threadIdx.x;
   if (at >= (long long)rows * columns) return;
   const int i = (int)(at / columns), j = (int)(at % columns);
-  const CellRow row(i, H, rows), column(j, W, columns);
-  const int right = column.bottom(W, columns);
+  const int left = begin_of(j, columns, W), right = end_of(j, columns, W);
   const A* const from = sums + (b * rows + i) * (W / POOL);
   A sum = 0;
-  for (int x = column.top / POOL; x < right / POOL; ++x) sum += from[x];
-  const A pixels = (A)(row.bottom(H, rows) - row.top) * (A)(right - column.top);
+  for (int x = left / POOL; x < right / POOL; ++x) sum += from[x];
+  const A pixels = (A)(end_of(i, rows, H) - begin_of(i, rows, H)) * (A)(right - left);
   out[b * rows * columns + at] = (float)(sum / pixels / peak);
 }
