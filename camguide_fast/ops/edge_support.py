@@ -18,7 +18,7 @@ define(
     "edge_support(Tensor image, SymInt[2] size) -> Tensor",
     reference=reference.edge_support,
     fake=_fake,
-    kernel=("edge_support", "triton"),
+    kernel=("edge_support", "cuda"),
 )
 
 

@@ -25,7 +25,8 @@ from camguide_fast.kernels import _cuda
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-HEADER = Path(__file__).with_name("cuda_host.h")
+FOLDER = Path(__file__).parent
+HEADERS = sorted(FOLDER.glob("*.h"))
 BUILD = Path(__file__).resolve().parents[2] / "build/cuda_host"
 KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(', re.MULTILINE)
 CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero"
@@ -87,7 +88,7 @@ def _library(source: str) -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("needs g++ to run CUDA kernels on the CPU")
-    key = hashlib.sha256("\0".join([source, HEADER.read_text(), compiler, *FLAGS]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([source, *map(Path.read_text, HEADERS), compiler, *FLAGS]).encode()).hexdigest()[:24]
     library = BUILD / f"{key}.so"
     if not library.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def _library(source: str) -> ctypes.CDLL:
         kernels = KERNEL.findall(_compile([compiler, "-E", "-P", "-DCUDA_HOST"], source))  # those of these macros
         wrappers = [f"CUDA_HOST_KERNEL({name})" for name in kernels]
         text = "\n".join(['#include "cuda_host.h"', source, "CUDA_HOST_END", *wrappers, ""])
-        _compile([compiler, *FLAGS, "-I", HEADER.parent, "-o", unfinished], text)
+        _compile([compiler, *FLAGS, "-I", FOLDER, "-o", unfinished], text)
         os.replace(unfinished, library)
     return ctypes.CDLL(library)
 
