@@ -73,9 +73,8 @@ extern "C" __global__ void __launch_bounds__(256) find_roots(int* parent, int* _
   if (at.inside) *(volatile int*)(parent + at.i) = root;
   const int before = __shfl_up_sync(FULL_WARP, root, 1);
   const bool head = lane == 0 || before != root;
-  const unsigned heads = __ballot_sync(FULL_WARP, head);
+  const unsigned later = __ballot_sync(FULL_WARP, head) >> lane >> 1;  // the next head ends the run
   if (!at.inside || !head) return;
-  const unsigned later = lane < 31 ? heads >> (lane + 1) : 0;  // the next head ends the run
   atomicAdd(size + at.offset + root, later ? __ffs(later) : 32 - lane);
 }
 

@@ -42,6 +42,7 @@ struct Tile {
 // The nearest so far of this lane's pixels; ascending rivals, so that the first of equals stays.
 __device__ __forceinline__ void consider(
     const Rival* rivals, int count, const Tile& tile, float x, float x_window, float weight, float (&best)[ROWS], int (&own)[ROWS]) {
+#pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const Rival r = rivals[i];
     const float dx2 = square_in_window(x, r.x, r.floor_x, x_window);
@@ -93,7 +94,7 @@ __device__ __forceinline__ void move(
 
 // colours [B, 3, H * W], centres and boxes as update_centres leaves them; limits [B, tiles], label [B, H * W] and sums [B, n, 6] from
 // pass to pass. A pixel that no window reaches keeps its label, which is 0 before the first pass.
-extern "C" __global__ void __launch_bounds__(32 * WARPS) assign(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) assign(
     const float* __restrict__ colours, const float* __restrict__ centres, const int* __restrict__ boxes,
     float* __restrict__ limits, int* __restrict__ label, unsigned long long* __restrict__ sums, int B, int H, int W, int n,
     int chunks, int y_reach, int x_reach, double weight_of_colour, int first) {
@@ -107,11 +108,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) assign(
   const Centre* const own_centres = reinterpret_cast<const Centre*>(centres) + image * chunks * 32;
   const Box* const own_boxes = reinterpret_cast<const Box*>(boxes) + image * chunks;
 
+  int was[ROWS];
   Tile tile;
   tile.top = (int)(index / across % down) * ROWS, tile.left = (int)(index % across) * 32;
   const int bottom = min(tile.top + ROWS, H) - 1, right = min(tile.left + 32, W) - 1, column = min(tile.left + lane, right);
   tile.bottom = (float)bottom, tile.right = (float)right;
-  int was[ROWS];
 #pragma unroll
   for (int row = 0; row < ROWS; ++row) {
     const int i = min(tile.top + row, bottom) * W + column;
@@ -155,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) assign(
         const unsigned votes = __ballot_sync(FULL_WARP, chosen);
         if (chosen) {
           Rival& r = rivals[count + __popc(votes & ((1u << lane) - 1))];
-#pragma unroll
+#pragma unroll 1
           for (int row = 0; row < ROWS; ++row) {
             const float y = (float)min(tile.top + row, bottom);
             r.dy2[row] = square_in_window(y, c.y, c.floor_y, (float)y_window);

@@ -60,10 +60,10 @@ extern "C" __global__ void __launch_bounds__(256) find_colours(
   if (b >= B) return;
   const int i = at % pixels;
   const Value low = of_rank((Rank<Value>::type)~range[2 * b + 1]), high = of_rank(range[2 * b]);
-  const Value span = high > low ? high - low : (Value)1;
+  const Value span = high > low ? sub(high, low) : (Value)1;
   float rgb[3];
 #pragma unroll
-  for (int c = 0; c < 3; ++c) rgb[c] = linear((float)((value_of(image[(3 * b + c) * pixels + i]) - low) / span));
+  for (int c = 0; c < 3; ++c) rgb[c] = linear((float)(sub(value_of(image[(3 * b + c) * pixels + i]), low) / span));
   const Lab<float> colour = lab(rgb[0], rgb[1], rgb[2]);
   const float scale = 65536;
   colours += 3 * b * pixels + i;
