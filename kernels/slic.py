@@ -1,9 +1,7 @@
 """Launches csrc/cuda/slic.cu, where the formula stands.
 
-Nothing waits for the device: workspaces are of a size that the image's alone decides. Launches: 2, 2 for each pass, and 6 for the
-connectivity. Arithmetic bounds the passes: at 512x512 about 9 candidates a pixel are left of 30, at 14 instructions each, so that
-2 us an image and pass are expected of an H100, 20 to 40 us for ten in a large batch, where the floor of the bytes is some 12 us.
-That is an estimate, not a measurement.
+Nothing waits for the device: workspaces are of a size that the image's alone decides. Launches: 2, 2 for each pass,
+and 6 for the connectivity.
 """
 
 import torch
