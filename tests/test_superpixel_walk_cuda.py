@@ -167,7 +167,8 @@ def test_a_missing_barrier_is_seen(op):
     def result(order):
         with cuda_host.on_cpu(order):
             if op == "graph":
-                return torch.cat([t.double().flatten() for t in kernels.superpixel_graph(segments, image, 2.0, False, 12)])
+                tensors = kernels.superpixel_graph(segments, image, 2.0, False, 12)
+                return torch.cat([t.double().flatten() for t in tensors])
             return kernels.superpixel_random_walk(target, segments, *graph, 12)
 
     def is_right(order):

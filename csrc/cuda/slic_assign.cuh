@@ -1,16 +1,16 @@
 // One pass of slic over the pixels. A warp has a tile of 32 x 8 pixels, a column a lane, and needs no other.
 //
-// A tile lies in the windows of about 30 centres, but few can win a pixel of it: a lower bound of d over the tile follows from its
-// extent in y, x, L, a, b, computed in the order of d (rounding is monotonic, so the bound holds for the rounded values too).
-// Centres whose bound exceeds a limit are left out, where the limit is guessed from the pass before: if then every pixel of the
-// tile is nearer than the limit to what it got, nothing was missed, else the tile is done again with the distance found as its
-// limit. The sums follow the pixels that change their centre.
+// A tile lies in the windows of about 25 centres, but in photographs some 15 can win a pixel of it: a lower bound of d over the
+// tile follows from its extent in y, x, L, a, b, computed in the order of d (rounding is monotonic, so the bound holds for the
+// rounded values too). Centres whose bound exceeds a limit are left out, where the limit is guessed from the pass before: if then
+// every pixel of the tile is nearer than the limit to what it got, nothing was missed, else the tile is done again with the
+// distance found as its limit. The sums follow the pixels that change their centre.
 #pragma once
 
-constexpr int ROWS = 8;            // of a tile
-constexpr int WARPS = 4;           // of a block
-constexpr int CAPACITY = 64;       // centres considered together
-constexpr float SLACK = 1.25f;     // of a limit guessed from the pass before
+constexpr int ROWS = 8;         // of a tile
+constexpr int WARPS = 4;        // of a block
+constexpr int CAPACITY = 64;    // centres considered together
+constexpr float SLACK = 1.25f;  // of a limit guessed from the pass before
 constexpr float LARGEST = 3.402823466e+38f;
 
 // A centre that may win a pixel of the tile.
@@ -41,7 +41,8 @@ struct Tile {
 
 // The nearest so far of this lane's pixels; ascending rivals, so that the first of equals stays.
 __device__ __forceinline__ void consider(
-    const Rival* rivals, int count, const Tile& tile, float x, float x_window, float weight, float (&best)[ROWS], int (&own)[ROWS]) {
+    const Rival* rivals, int count, const Tile& tile, float x, float x_window, float weight, float (&best)[ROWS],
+    int (&own)[ROWS]) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const Rival r = rivals[i];
@@ -57,8 +58,8 @@ __device__ __forceinline__ void consider(
   }
 }
 
-// Moves the pixels whose bit is set in `arrived` to the sums of `own`, those in `left` away from the sums of `was`, one centre after
-// the other. The sums of 256 colours of less than 2^23 steps fit in 32 bits.
+// Moves the pixels whose bit is set in `arrived` to the sums of `own`, those in `left` away from the sums of `was`, one centre
+// after the other. The sums of 256 colours of less than 2^23 steps fit in 32 bits.
 __device__ __forceinline__ void move(
     const Tile& tile, const int (&own)[ROWS], const int (&was)[ROWS], unsigned arrived, unsigned left, unsigned long long* sums) {
   const int lane = threadIdx.x % 32;
@@ -92,8 +93,8 @@ __device__ __forceinline__ void move(
   }
 }
 
-// colours [B, 3, H * W], centres and boxes as update_centres leaves them; limits [B, tiles], label [B, H * W] and sums [B, n, 6] from
-// pass to pass. A pixel that no window reaches keeps its label, which is 0 before the first pass.
+// colours [B, 3, H * W], centres and boxes as update_centres leaves them; limits [B, tiles], label [B, H * W] and sums [B, n, 6]
+// from pass to pass. A pixel that no window reaches keeps its label, which is 0 before the first pass.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) assign(
     const float* __restrict__ colours, const float* __restrict__ centres, const int* __restrict__ boxes,
     float* __restrict__ limits, int* __restrict__ label, unsigned long long* __restrict__ sums, int B, int H, int W, int n,

@@ -1,5 +1,5 @@
-// The centres of slic: the means of their pixels, 32 of neighbouring index in a box, by which a part of the image finds those that
-// it can see in the order of their indices, without a sort.
+// The centres of slic: the means of their pixels, 32 of neighbouring index in a box, by which a part of the image finds those
+// that it can see in the order of their indices, without a sort.
 #pragma once
 
 struct alignas(16) Centre {
@@ -10,8 +10,8 @@ struct alignas(16) Box {  // of the floors of 32 centres; empty if none of them 
   int top, bottom, left, right;
 };
 
-// sums [B, n, 6]: count, y, x, L, a, b. -> centres [B, chunks * 32, 8], boxes [B, chunks, 4]. In the first pass the centres are the
-// seeds, and the sums begin at 0.
+// sums [B, n, 6]: count, y, x, L, a, b. -> centres [B, chunks * 32, 8], boxes [B, chunks, 4]. In the first pass the centres are
+// the seeds, and the sums begin at 0.
 extern "C" __global__ void __launch_bounds__(128) update_centres(
     unsigned long long* __restrict__ sums, float* __restrict__ centres, int* __restrict__ boxes, int B, int n, int chunks,
     int y_start, int y_step, int x_start, int x_step, int x_count, int first) {

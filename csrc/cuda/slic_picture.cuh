@@ -55,7 +55,8 @@ extern "C" __global__ void __launch_bounds__(256) image_range(
 
 // Stretches the values to [0, 1] by their range and undoes the gamma; -> colours [B, 3, H * W].
 extern "C" __global__ void __launch_bounds__(256) find_colours(
-    const Image* __restrict__ image, const Rank<Value>::type* __restrict__ range, float* __restrict__ colours, int B, int pixels) {
+    const Image* __restrict__ image, const Rank<Value>::type* __restrict__ range, float* __restrict__ colours, int B,
+    int pixels) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, b = at / pixels;
   if (b >= B) return;
   const int i = at % pixels;

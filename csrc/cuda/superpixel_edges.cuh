@@ -19,7 +19,8 @@ __device__ __forceinline__ void mark_neighbours(
   __syncthreads();
 }
 
-// How many come before this thread's, all of them having `mine`; adds the block's sum to `total`. of_warp [32]; ends with a barrier.
+// `total` and what the threads before this one have in `mine`; then adds the block's sum to `total`. of_warp [32]; ends with a
+// barrier.
 __device__ __forceinline__ int block_scan(int mine, int* of_warp, int& total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int upto = mine;

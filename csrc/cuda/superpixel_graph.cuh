@@ -42,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8) find_nodes(
 }
 
 // degrees [B, N] -> offsets [B, N + 1]. A block an image.
-extern "C" __global__ void __launch_bounds__(512) find_offsets(const int* __restrict__ degrees, int* __restrict__ offsets, int N) {
+extern "C" __global__ void __launch_bounds__(512) find_offsets(
+    const int* __restrict__ degrees, int* __restrict__ offsets, int N) {
   __shared__ int of_warp[32];
   degrees += (long long)blockIdx.x * N, offsets += (long long)blockIdx.x * (N + 1);
   int total = 0;

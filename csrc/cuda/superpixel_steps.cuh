@@ -81,7 +81,8 @@ extern "C" __global__ void __launch_bounds__(256) walk_one_step(
 
 // Gives each pixel the values of its superpixel.
 extern "C" __global__ void __launch_bounds__(256) spread(
-    const A* __restrict__ u, const int* __restrict__ segments, T* __restrict__ out, int B, int K, int N, int H, int W, int groups) {
+    const A* __restrict__ u, const int* __restrict__ segments, T* __restrict__ out, int B, int K, int N, int H, int W,
+    int groups) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, pixels = (long long)H * W, b = at / pixels;
   if (b >= B) return;
   const Maps* const own = reinterpret_cast<const Maps*>(u) + b * groups * N + segments[at];

@@ -3,8 +3,8 @@
 //   mu_s = mean Lab of superpixel s,   w_st = exp(-|mu_s - mu_t| / (2 sigma^2)),   P = w / row sum,   u <- P u
 //
 // A block has a superpixel and looks at the pixels within its bounds, row by row, so that every sum has its order whatever the
-// labels are; sums over pixels are fp64. It is meant for superpixels that lie together: labels strewn over the image give the same
-// result, but each block then looks at all of it.
+// labels are; sums over pixels are fp64. It is meant for superpixels that lie together: labels strewn over the image are served
+// as well, but each block then looks at all of it.
 //
 // Compulsory bytes of the walk at K maps: 2 K H W elements and the labels, those of the graph: the image, the labels, and 8 bytes
 // for each of the 4 H W edges that labels may have, which are cleared.
