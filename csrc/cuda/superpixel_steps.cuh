@@ -14,7 +14,7 @@ constexpr int AT_ONCE = 2 * GROUP;   // whose means a block finds: enough loads 
 typedef Pack<A, GROUP> Maps;
 
 // Eq. 13.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 8) find_means(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 6) find_means(
     const T* __restrict__ target, const int* __restrict__ segments, const int* __restrict__ bounds,
     const int* __restrict__ counts, A* __restrict__ u, int K, int N, int H, int W, int groups) {
   __shared__ double shared[WARPS * AT_ONCE];
@@ -48,7 +48,7 @@ __device__ __forceinline__ Maps step(const Maps* u, int s, const int* offsets, c
 }
 
 // All steps of one group, in place; shared memory: 2 N Maps.
-extern "C" __global__ void __launch_bounds__(512) walk_in_shared(
+extern "C" __global__ void __launch_bounds__(512, 2) walk_in_shared(
     A* __restrict__ u, const int* __restrict__ offsets, const int* __restrict__ neighbours, const P* __restrict__ transition,
     int N, int groups, int slots, int iterations) {
   DYNAMIC_SHARED(bytes);
