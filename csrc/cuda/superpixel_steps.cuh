@@ -48,7 +48,7 @@ __device__ __forceinline__ Maps step(const Maps* u, int s, const int* offsets, c
 }
 
 // All steps of one group, in place; shared memory: 2 N Maps.
-extern "C" __global__ void __launch_bounds__(512, 2) walk_in_shared(
+extern "C" __global__ void __launch_bounds__(512, 1) walk_in_shared(
     A* __restrict__ u, const int* __restrict__ offsets, const int* __restrict__ neighbours, const P* __restrict__ transition,
     int N, int groups, int slots, int iterations) {
   DYNAMIC_SHARED(bytes);
