@@ -41,6 +41,14 @@ VARIANTS = {
         _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0, WARPS=1),
         _GUIDED_FILTER | dict(Z_TYPE="bfloat_t", RADIUS=0),
     ],
+    "slic": [dict(IMAGE_TYPE="unsigned char"), dict(IMAGE_TYPE="half_t"), dict(IMAGE_TYPE="double")],
+    "superpixel_walk": [
+        dict(IMAGE_TYPE="unsigned char"),
+        dict(IMAGE_TYPE="double"),
+        dict(TARGET_TYPE="float", TRANSITION_TYPE="float"),
+        dict(TARGET_TYPE="bfloat_t", TRANSITION_TYPE="double"),
+        dict(TARGET_TYPE="double", TRANSITION_TYPE="double"),
+    ],
 }
 
 

@@ -17,6 +17,7 @@ define(
     "slic(Tensor image, int n_segments, float compactness, int iterations, float min_size_factor) -> Tensor",
     reference=reference.slic,
     fake=_fake,
+    kernel=("slic", "cuda"),
 )
 
 

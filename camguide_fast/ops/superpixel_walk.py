@@ -50,12 +50,14 @@ define(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.superpixel_graph,
     fake=_fake_graph,
+    kernel=("superpixel_walk", "cuda"),
 )
 define(
     "superpixel_random_walk(Tensor target, Tensor segments, Tensor counts, Tensor offsets, Tensor neighbours,"
     " Tensor transition, int iterations) -> Tensor",
     reference=reference.superpixel_random_walk,
     fake=_fake_walk,
+    kernel=("superpixel_walk", "cuda"),
 )
 
 
