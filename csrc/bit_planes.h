@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
+#include "bits.h"
 #include "simd.h"
 
 namespace camguide {
@@ -31,20 +31,8 @@ CAMGUIDE_INLINE void pack(const T* labels, T label, const Area& area, Word* plan
   for (int64_t column = 0; column < area.columns(); ++column) {
     const int64_t x = 64 * (area.first + column), n = std::min<int64_t>(64, area.width - x);
     for (int64_t row = 0; row < area.rows(); ++row) {
-      const T* from = labels + (area.top + row) * area.width + x;
-      alignas(64) uint8_t equal[64] = {};
-      if (n == 64) {
-        for (int64_t i = 0; i < 64; ++i) equal[i] = from[i] == label;
-      } else {
-        for (int64_t i = 0; i < n; ++i) equal[i] = from[i] == label;
-      }
-      Word word = 0;
-      for (int64_t i = 0; i < 8; ++i) {  // the product gathers the lowest bits of eight bytes in its highest
-        Word eight;
-        std::memcpy(&eight, equal + 8 * i, 8);
-        word |= eight * 0x0102040810204080u >> 56 << (8 * i);
-      }
-      plane[column * area.rows() + row] = word;
+      const T* const from = labels + (area.top + row) * area.width + x;
+      plane[column * area.rows() + row] = bits_of(n, [&](int64_t i) { return from[i] == label; });
     }
   }
 }
