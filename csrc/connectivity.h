@@ -119,7 +119,7 @@ class Connectivity {
         if (parent_[id] != id) {
           parent_[id] = parent_[parent_[id]];
         } else if (number_[id] < smallest && id > 0) {
-          parent_[id] = at % width_ > 0 ? id - 1 : first_[at / width_ - 1];
+          parent_[id] = parent_[at % width_ > 0 ? id - 1 : first_[at / width_ - 1]];
         } else {
           number_[id] = next++;
         }
