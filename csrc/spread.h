@@ -39,16 +39,13 @@ alignas(64) constexpr auto kRanks = [] {
 }();
 
 template <class A>
-CAMGUIDE_INLINE typename Row<A>::Values permute(typename Row<A>::Values v, const std::array<typename Row<A>::Int, Row<A>::size>& index) {
+CAMGUIDE_INLINE typename Row<A>::Values permute(typename Row<A>::Values v, typename Row<A>::Index index) {
 #if defined(__clang__)
-  A from[Row<A>::size], to[Row<A>::size];
-  Row<A>::store(from, v);
-  for (int64_t i = 0; i < Row<A>::size; ++i) to[i] = from[index[i]];
-  return Row<A>::load(to);
+  typename Row<A>::Values out;
+  for (int64_t i = 0; i < Row<A>::size; ++i) out[i] = v[index[i]];
+  return out;
 #else
-  typename Row<A>::Index at;
-  std::memcpy(&at, index.data(), sizeof at);
-  return __builtin_shuffle(v, at);
+  return __builtin_shuffle(v, index);
 #endif
 }
 
@@ -58,22 +55,22 @@ template <int64_t maps, class A, class T>
 CAMGUIDE_INLINE void spread(const uint64_t* starts, const A* values, int64_t step, int64_t n, T* out, int64_t stride) {
   constexpr int64_t at_once = Row<A>::size;
   int64_t before = -1;  // the piece that the pixel before belongs to
-  for (int64_t x = 0; x < n; x += at_once) {
+  const auto write = [&](int64_t x, int64_t pixels) {
     const uint64_t bits = starts[x / 64] >> x % 64 & ((1 << at_once) - 1);
     const A* const from = values + before + (bits & 1);
+    typename Row<A>::Index index;
+    std::memcpy(&index, kRanks<A>[bits >> 1].data(), sizeof index);
+#pragma GCC unroll 4
     for (int64_t k = 0; k < maps; ++k) {
-      const typename Row<A>::Values v = permute<A>(Row<A>::load(from + k * step), kRanks<A>[bits >> 1]);
       A value[at_once];
-      Row<A>::store(value, v);
-      T* const to = out + k * stride + x;
-      if (x + at_once <= n) [[likely]] {
-        for (int64_t i = 0; i < at_once; ++i) narrow(value[i], to[i]);
-      } else {
-        for (int64_t i = 0; i < n - x; ++i) narrow(value[i], to[i]);
-      }
+      Row<A>::store(value, permute<A>(Row<A>::load(from + k * step), index));
+      for (int64_t i = 0; i < pixels; ++i) narrow(value[i], out[k * stride + x + i]);
     }
     before += __builtin_popcountll(bits);
-  }
+  };
+  const int64_t whole = n / at_once * at_once;
+  for (int64_t x = 0; x < whole; x += at_once) write(x, at_once);
+  if (whole < n) write(whole, n - whole);
 }
 
 }  // namespace

@@ -25,7 +25,11 @@ CAMGUIDE_INLINE Row<double>::Values across(Row<float>::Values a, Row<float>::Val
   const Row<float>::Values all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
                          __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
   const Half sums = __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
-  return __builtin_convertvector(sums, Row<double>::Values);
+  float narrow[kMaps];
+  double wide[kMaps];
+  std::memcpy(narrow, &sums, sizeof sums);
+  for (int64_t k = 0; k < kMaps; ++k) wide[k] = narrow[k];  // a conversion of the vector would be taken apart
+  return Row<double>::load(wide);
 }
 
 CAMGUIDE_INLINE Row<double>::Values across(Row<double>::Values a, Row<double>::Values b, Row<double>::Values c, Row<double>::Values d) {
@@ -49,7 +53,9 @@ CAMGUIDE_INLINE void add_piece(const T* values, int64_t stride, int64_t length, 
   using A = Wide<T>;
   using Mask = typename Row<A>::Index;
   typename Row<A>::Values part[kMaps] = {};
+#pragma GCC unroll 4
   for (int64_t k = 0; k < maps; ++k) {
+#pragma GCC unroll 4
     for (int64_t i = 0; i < kPiece; i += Row<A>::size) {
       Mask inside;
       std::memcpy(&inside, kInside<A>.data() + kPiece - length + i, sizeof inside);
