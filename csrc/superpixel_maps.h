@@ -15,15 +15,18 @@ namespace {
 
 constexpr int64_t kMaps = 4;  // at most, summed and spread together: a vector of fp64 sums
 
+using Floats = Row<float>::Values;
+using Doubles = Row<double>::Values;
+
 // Sums of the lanes of four vectors.
-CAMGUIDE_INLINE Row<double>::Values across(Row<float>::Values a, Row<float>::Values b, Row<float>::Values c, Row<float>::Values d) {
+CAMGUIDE_INLINE Doubles across(Floats a, Floats b, Floats c, Floats d) {
   typedef float Half __attribute__((vector_size(16)));
-  const Row<float>::Values ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-                        __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-  const Row<float>::Values cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) +
-                        __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
-  const Row<float>::Values all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
-                         __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  const Floats ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
   const Half sums = __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
   float narrow[kMaps];
   double wide[kMaps];
@@ -32,9 +35,9 @@ CAMGUIDE_INLINE Row<double>::Values across(Row<float>::Values a, Row<float>::Val
   return Row<double>::load(wide);
 }
 
-CAMGUIDE_INLINE Row<double>::Values across(Row<double>::Values a, Row<double>::Values b, Row<double>::Values c, Row<double>::Values d) {
-  const Row<double>::Values ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
-  const Row<double>::Values cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+CAMGUIDE_INLINE Doubles across(Doubles a, Doubles b, Doubles c, Doubles d) {
+  const Doubles ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  const Doubles cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 

@@ -253,7 +253,8 @@ Tensor superpixel_random_walk(
   const Tensor own_counts = torch::stable::contiguous(counts), own_offsets = torch::stable::contiguous(offsets);
   const Tensor own_neighbours = torch::stable::contiguous(neighbours);
   const auto dtype = wide(target.scalar_type());
-  const Tensor p = torch::stable::contiguous(transition.scalar_type() == dtype ? transition : torch::stable::to(transition, dtype));
+  const Tensor converted = transition.scalar_type() == dtype ? transition : torch::stable::to(transition, dtype);
+  const Tensor p = torch::stable::contiguous(converted);
   Tensor out = new_like(target);
   with_floats(maps, "target", [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
