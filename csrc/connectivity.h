@@ -4,106 +4,148 @@
 // pass in ascending order sees every parent before its children. What the threads join in which order does not matter.
 #pragma once
 
-#include "label_runs.h"
+#include "bits.h"
+#include "buffer.h"
+#include "spread.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <mutex>
 #include <vector>
 
 namespace camguide {
+namespace {
+
+// Runs of equal label along the rows of a strip, in the order of the raster. Ids ascend, with gaps between strips.
+struct Strip {
+  int64_t top, bottom;  // rows
+  int32_t first, end;   // ids of its runs
+};
 
 class Connectivity {
  public:
-  Connectivity(int64_t height, int64_t width)
-      : runs_(height, width), parent_(height * (width + 1)), size_(height * (width + 1)) {}
+  // labels [H, stride]
+  Connectivity(const int32_t* labels, int64_t stride, int64_t height, int64_t width)
+      : labels_(labels), stride_(stride), height_(height), width_(width), words_((width + 63) / 64),
+        starts_(height * words_), start_(ids()), parent_(ids()), number_(ids() + kOverread), first_(height) {}
 
-  // labels [H, stride] -> out [H, W]
-  void operator()(const int32_t* labels, int64_t stride, int64_t smallest, int32_t* out) {
-    find_components(labels, stride);
+  void operator()(int64_t smallest, int32_t* out) {  // [H, W]
+    for (int64_t y = 0; y < height_; y += kRows) strips_.push_back({y, std::min(y + kRows, height_), 0, 0});
+    const int64_t strips = static_cast<int64_t>(strips_.size());
+    torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) find_runs(*this, strips_[i]);
+    });
+    for (int64_t i = 1; i < strips; ++i) join(*this, strips_[i].top);
     number(smallest);
-    torch::stable::parallel_for(0, runs_.height, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t y = begin; y < end; ++y) {
-        for (int64_t id = runs_.first(y); id < runs_.end(y); ++id) {
-          std::fill(out + y * runs_.width + runs_.start(id), out + y * runs_.width + runs_.stop(id), size_[parent_[id]]);
-        }
-      }
+    torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) write(*this, strips_[i], out);
     });
   }
 
  private:
-  static constexpr int64_t kGrain = 64;  // rows
+  static constexpr int64_t kRows = 64, kOverread = 16;
 
-  Runs runs_;
+  const int32_t* const labels_;
+  const int64_t stride_, height_, width_, words_;
+  std::vector<Strip> strips_;
+  Buffer<uint64_t> starts_;  // [H, words]: where runs start
+  Buffer<int32_t> start_;    // first pixel of a run in the raster
   Buffer<int32_t> parent_;
-  Buffer<int32_t> size_;  // of a root: pixels of its component; then its number
+  Buffer<int32_t> number_;  // of a root: pixels of its component, then its number; at last of every run
+  Buffer<int32_t> first_;   // run of each row
 
-  void find_components(const int32_t* labels, int64_t stride) {
-    std::mutex mutex;
-    std::vector<int64_t> seams;
-    torch::stable::parallel_for(0, runs_.height, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t y = begin; y < end; ++y) {
-        runs_.find(labels + y * stride, y);
-        for (int64_t id = runs_.first(y); id < runs_.end(y); ++id) parent_[id] = static_cast<int32_t>(id);
-        if (y > begin) join(labels, stride, y);
+  int64_t ids() const { return height_ * width_ + height_ / kRows + 2; }  // one more a strip, for the end of its last run
+
+  static CAMGUIDE_MULTIVERSION void find_runs(Connectivity& c, Strip& strip) {
+    int32_t id = strip.first = static_cast<int32_t>(strip.top * c.width_ + strip.top / kRows);
+    for (int64_t y = strip.top; y < strip.bottom; ++y) {
+      const int32_t* const row = c.labels_ + y * c.stride_;
+      c.first_[y] = id;
+      for (int64_t x = 0; x < c.width_; x += 64) {
+        const int64_t border = x == 0, n = std::min<int64_t>(64, c.width_ - x);  // the first pixel has nothing before it
+        const int32_t* const at = row + x + border;
+        const uint64_t changes = bits_of(n - border, [&](int64_t i) { return at[i] != at[i - 1]; }) << border | border;
+        c.starts_[y * c.words_ + x / 64] = changes;
+        each_bit(changes, [&](int64_t i) {
+          c.parent_[id] = id;
+          c.start_[id++] = static_cast<int32_t>(y * c.width_ + x + i);
+        });
       }
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (begin) seams.push_back(begin);
-    });
-    for (const int64_t y : seams) join(labels, stride, y);
+      if (y > strip.top) c.join_row(y);
+    }
+    strip.end = id;
+    c.start_[id] = static_cast<int32_t>(strip.bottom * c.width_);
   }
 
-  void join(const int32_t* labels, int64_t stride, int64_t y) {
-    const int32_t* const below = labels + y * stride;
-    const int32_t* const above = below - stride;
-    runs_.touching(y, [&](int64_t i, int64_t j) {
-      if (above[runs_.start(i)] == below[runs_.start(j)]) unite(i, j);
-    });
+  static CAMGUIDE_MULTIVERSION void join(Connectivity& c, int64_t y) { c.join_row(y); }
+
+  // Joins runs of rows y - 1 and y of equal label, at the first pixel along which they touch.
+  CAMGUIDE_INLINE void join_row(int64_t y) {
+    int32_t above = first_[y - 1] - 1, below = first_[y] - 1;  // runs of the pixels before the word
+    for (int64_t w = 0; w < words_; ++w) {
+      const int32_t* const at = labels_ + y * stride_ + 64 * w;
+      const uint64_t high = starts_[(y - 1) * words_ + w], low = starts_[y * words_ + w];
+      const uint64_t equal = bits_of(std::min<int64_t>(64, width_ - 64 * w), [&](int64_t i) { return at[i] == at[i - stride_]; });
+      each_bit(equal & (high | low), [&](int64_t i) {
+        const uint64_t up_to = ~uint64_t{0} >> (63 - i);
+        unite(above + __builtin_popcountll(high & up_to), below + __builtin_popcountll(low & up_to));
+      });
+      above += __builtin_popcountll(high);
+      below += __builtin_popcountll(low);
+    }
   }
 
-  void unite(int64_t i, int64_t j) {
-    const int32_t a = root(static_cast<int32_t>(i)), b = root(static_cast<int32_t>(j));
+  CAMGUIDE_INLINE void unite(int32_t i, int32_t j) {
+    const int32_t a = root(i), b = root(j);
     parent_[std::max(a, b)] = std::min(a, b);
   }
 
-  int32_t root(int32_t id) {
+  CAMGUIDE_INLINE int32_t root(int32_t id) {
     while (parent_[id] != id) id = parent_[id] = parent_[parent_[id]];
     return id;
   }
 
   void number(int64_t smallest) {
-    each_run([&](int64_t id, int64_t) {
-      size_[id] = 0;
+    each_run([&](int32_t id) {
+      number_[id] = 0;
       parent_[id] = parent_[parent_[id]];
-      size_[parent_[id]] += runs_.stop(id) - runs_.start(id);
+      number_[parent_[id]] += start_[id + 1] - start_[id];
     });
     int32_t next = 0;
     int64_t first_group = 0;  // pixels
-    each_run([&](int64_t id, int64_t y) {
-      const int32_t pixels = runs_.stop(id) - runs_.start(id);
-      if (parent_[id] != id) {
-        parent_[id] = parent_[parent_[id]];
-      } else if (size_[id] < smallest && id > 0) {
-        parent_[id] = parent_[runs_.start(id) > 0 ? id - 1 : runs_.first(y - 1)];
-      } else {
-        size_[id] = next++;
+    for (const Strip& strip : strips_) {
+      for (int32_t id = strip.first; id < strip.end; ++id) {
+        const int32_t at = start_[id];
+        if (parent_[id] != id) {
+          parent_[id] = parent_[parent_[id]];
+        } else if (number_[id] < smallest && id > 0) {
+          parent_[id] = parent_[at % width_ > 0 ? id - 1 : first_[at / width_ - 1]];
+        } else {
+          number_[id] = next++;
+        }
+        if (parent_[id] == 0) first_group += start_[id + 1] - at;
       }
-      if (parent_[id] == 0) first_group += pixels;
-    });
-    if (first_group >= smallest || next == 1) return;
+    }
     // Only the group of pixel 0 can still be small: it takes over that of the first pixel outside it, which is number 1.
-    each_run([&](int64_t id, int64_t) {
-      if (parent_[id] == id && id > 0) --size_[id];
+    const int32_t less = first_group < smallest && next > 1;
+    each_run([&](int32_t id) {
+      number_[id] = parent_[id] == id ? number_[id] - (id > 0 ? less : 0) : number_[parent_[id]];
     });
   }
 
   template <class F>
   void each_run(const F& f) const {
-    for (int64_t y = 0; y < runs_.height; ++y) {
-      for (int64_t id = runs_.first(y); id < runs_.end(y); ++id) f(id, y);
+    for (const Strip& strip : strips_) {
+      for (int32_t id = strip.first; id < strip.end; ++id) f(id);
+    }
+  }
+
+  static CAMGUIDE_MULTIVERSION void write(const Connectivity& c, const Strip& strip, int32_t* out) {
+    for (int64_t y = strip.top; y < strip.bottom; ++y) {
+      spread<1>(c.starts_ + y * c.words_, c.number_ + c.first_[y], 0, c.width_, out + y * c.width_, 0);
     }
   }
 };
 
+}  // namespace
 }  // namespace camguide

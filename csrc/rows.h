@@ -82,6 +82,7 @@ CAMGUIDE_INLINE float widen(Half x) {
 
 CAMGUIDE_INLINE void narrow(float x, float& to) { to = x; }
 CAMGUIDE_INLINE void narrow(double x, double& to) { to = x; }
+CAMGUIDE_INLINE void narrow(int32_t x, int32_t& to) { to = x; }
 CAMGUIDE_INLINE void narrow(float x, BFloat16& to) {  // to nearest, ties to even
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;

@@ -50,28 +50,47 @@ struct Picture {
 };
 
 template <class T>
-std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
-  using A = std::conditional_t<std::is_same_v<T, uint8_t>, T, Wide<T>>;
+using Ordered = std::conditional_t<std::is_same_v<T, uint8_t>, T, Wide<T>>;  // what a T is compared as
+
+template <class T>
+CAMGUIDE_INLINE std::pair<Ordered<T>, Ordered<T>> find_range(const T* values, int64_t n) {
   constexpr int64_t at_once = 64;  // independent of one another, so that they make vectors
-  A low = image[0], high = image[0];
+  Ordered<T> least[at_once], most[at_once];
+  std::fill_n(least, at_once, values[0]);
+  std::fill_n(most, at_once, values[0]);
+  const auto take = [&](int64_t i, int64_t j) {
+    const Ordered<T> v = values[i];
+    least[j] = v < least[j] ? v : least[j];
+    most[j] = v > most[j] ? v : most[j];
+  };
+  int64_t i = 0;
+  for (; i + at_once <= n; i += at_once) {
+    for (int64_t j = 0; j < at_once; ++j) take(i + j, j);
+  }
+  for (; i < n; ++i) take(i, 0);
+  return {*std::min_element(least, least + at_once), *std::max_element(most, most + at_once)};
+}
+
+CAMGUIDE_MULTIVERSION std::pair<uint8_t, uint8_t> range_of_part(const uint8_t* values, int64_t n) {
+  return find_range(values, n);
+}
+
+CAMGUIDE_MULTIVERSION std::pair<float, float> range_of_part(const float* values, int64_t n) { return find_range(values, n); }
+
+template <class T>
+auto range_of_part(const T* values, int64_t n) {
+  return find_range(values, n);
+}
+
+template <class T>
+std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
+  Ordered<T> low = image[0], high = image[0];
   std::mutex mutex;
   torch::stable::parallel_for(0, n, 1 << 16, [&](int64_t begin, int64_t end) {
-    A least[at_once], most[at_once];
-    std::fill_n(least, at_once, image[begin]);
-    std::fill_n(most, at_once, image[begin]);
-    const auto take = [&](int64_t i, int64_t j) {
-      const A v = image[i];
-      least[j] = v < least[j] ? v : least[j];
-      most[j] = v > most[j] ? v : most[j];
-    };
-    int64_t i = begin;
-    for (; i + at_once <= end; i += at_once) {
-      for (int64_t j = 0; j < at_once; ++j) take(i + j, j);
-    }
-    for (; i < end; ++i) take(i, 0);
+    const auto [least, most] = range_of_part(image + begin, end - begin);
     const std::lock_guard<std::mutex> lock(mutex);
-    low = std::min(low, *std::min_element(least, least + at_once));
-    high = std::max(high, *std::max_element(most, most + at_once));
+    low = std::min(low, least);
+    high = std::max(high, most);
   });
   return {low, high};
 }

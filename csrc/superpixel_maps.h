@@ -1,79 +1,91 @@
-// Maps summed over superpixels, and spread over them again.
+// Maps summed over superpixels, piece by piece.
 #pragma once
 
-#include "label_runs.h"
-#include "pixels.h"
+#include "label_pieces.h"
+#include "rows.h"
 #include "simd.h"
+#include "spread.h"
 
 #include <algorithm>
-#include <atomic>
-#include <type_traits>
+#include <array>
+#include <cstring>
 
 namespace camguide {
 namespace {
 
-constexpr int64_t kMaps = 8;  // at most, summed and spread together: as many independent chains of additions
+constexpr int64_t kMaps = 4;  // at most, summed and spread together: a vector of fp64 sums
 
-void find_runs(const int32_t* segments, int64_t num_segments, Runs& runs) {
-  std::atomic<bool> outside = false;
-  torch::stable::parallel_for(0, runs.height, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t y = begin; y < end; ++y) {
-      const int32_t* const row = segments + y * runs.width;
-      runs.find(row, y);
-      for (int64_t id = runs.first(y); id < runs.end(y); ++id) {
-        const int32_t label = row[runs.start(id)];
-        if (label < 0 || label >= num_segments) outside = true;
-      }
-    }
-  });
-  STD_TORCH_CHECK(!outside, "segments must be in [0, ", num_segments, ") (num_segments)");
+using Floats = Row<float>::Values;
+using Doubles = Row<double>::Values;
+
+// Sums of the lanes of four vectors.
+CAMGUIDE_INLINE Doubles across(Floats a, Floats b, Floats c, Floats d) {
+  typedef float Half __attribute__((vector_size(16)));
+  const Floats ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  const Half sums = __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
+  float narrow[kMaps];
+  double wide[kMaps];
+  std::memcpy(narrow, &sums, sizeof sums);
+  for (int64_t k = 0; k < kMaps; ++k) wide[k] = narrow[k];  // a conversion of the vector would be taken apart
+  return Row<double>::load(wide);
 }
 
-// Adds rows [top, bottom) of maps [maps, H, W] to the sums over each superpixel, [N, maps].
+CAMGUIDE_INLINE Doubles across(Doubles a, Doubles b, Doubles c, Doubles d) {
+  const Doubles ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  const Doubles cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+// The first n of 16 lanes: 16 - n steps into this table.
+template <class A>
+alignas(64) constexpr auto kInside = [] {
+  std::array<typename Row<A>::Int, 2 * kPiece> mask{};
+  for (int64_t i = 0; i < kPiece; ++i) mask[i] = -1;
+  return mask;
+}();
+
+// Adds the piece at `values` (of each map `stride` further) to the sums of its superpixel, [4]. Reads 16 pixels; what is not
+// of the piece may be anything, NaN too. In fp32 within a piece, from there on in fp64.
 template <int64_t maps, class T>
-CAMGUIDE_INLINE void sum_maps(
-    const T* values, const int32_t* segments, const Runs& runs, int64_t top, int64_t bottom, double* sums) {
-  const int64_t pixels = runs.height * runs.width;
-  for (int64_t y = top; y < bottom; ++y) {
-    const T* const row = values + y * runs.width;
-    for (int64_t id = runs.first(y); id < runs.end(y); ++id) {
-      double* const total = sums + segments[y * runs.width + runs.start(id)] * maps;
-      double sum[maps];
-      for (int64_t k = 0; k < maps; ++k) sum[k] = total[k];
-      for (int64_t x = runs.start(id); x < runs.stop(id); ++x) {
-        for (int64_t k = 0; k < maps; ++k) sum[k] += static_cast<Wide<T>>(row[k * pixels + x]);
-      }
-      for (int64_t k = 0; k < maps; ++k) total[k] = sum[k];
+CAMGUIDE_INLINE void add_piece(const T* values, int64_t stride, int64_t length, double* sums) {
+  using A = Wide<T>;
+  using Mask = typename Row<A>::Index;
+  typename Row<A>::Values part[kMaps] = {};
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < maps; ++k) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kPiece; i += Row<A>::size) {
+      Mask inside;
+      std::memcpy(&inside, kInside<A>.data() + kPiece - length + i, sizeof inside);
+      A wide[Row<A>::size];
+      for (int64_t x = 0; x < Row<A>::size; ++x) wide[x] = widen(values[k * stride + i + x]);
+      part[k] += (typename Row<A>::Values)((Mask)Row<A>::load(wide) & inside);
     }
   }
+  Row<double>::store(sums, Row<double>::load(sums) + across(part[0], part[1], part[2], part[3]));
 }
 
-// Gives each pixel the value of its superpixel, [N, maps] -> [maps, H, W]. A run is written by whole vectors, past its end
-// where there is room; what follows it is written later.
+// Sums of maps [maps, H, W] over each superpixel, added to [N, 4].
 template <int64_t maps, class T>
-CAMGUIDE_INLINE void spread_maps(const Wide<T>* u, const int32_t* segments, const Runs& runs, T* out) {
-  constexpr int64_t at_once = 32 / sizeof(T);
-  const int64_t pixels = runs.height * runs.width;
-  for (int64_t y = 0; y < runs.height; ++y, segments += runs.width) {
-    for (int64_t id = runs.first(y); id < runs.end(y); ++id) {
-      const Wide<T>* const from = u + segments[runs.start(id)] * maps;
-      const int64_t begin = y * runs.width + runs.start(id), end = y * runs.width + runs.stop(id);
-      for (int64_t k = 0; k < maps; ++k) {
-        const T value = static_cast<T>(from[k]);
-        T* const map = out + k * pixels;
-        int64_t i = begin;
-        for (; i < end && i + at_once <= pixels; i += at_once) std::fill_n(map + i, at_once, value);
-        for (; i < end; ++i) map[i] = value;
+CAMGUIDE_INLINE void sum_maps(const T* values, const Pieces& pieces, double* sums) {
+  for (int64_t chunk = 0; chunk < pieces.chunks(); ++chunk) {
+    const Piece* const end = pieces.of(chunk) + pieces.count(chunk);
+    for (const Piece* p = pieces.of(chunk); p < end; ++p) {
+      double* const own = sums + int64_t{p->label} * kMaps;
+      if (p->at + kPiece <= pieces.pixels) [[likely]] {
+        add_piece<maps>(values + p->at, pieces.pixels, p->length, own);
+      } else {  // too near to the end of the memory
+        T last[maps * kPiece] = {};
+        for (int64_t k = 0; k < maps; ++k) std::copy_n(values + k * pieces.pixels + p->at, p->length, last + k * kPiece);
+        add_piece<maps>(last, kPiece, p->length, own);
       }
     }
   }
-}
-
-// f(first map, number of maps as a constant) until all are done: 8 at a time, then 4, 2, 1.
-template <int64_t maps = kMaps, class F>
-CAMGUIDE_INLINE void in_groups(int64_t begin, int64_t end, const F& f) {
-  for (; begin + maps <= end; begin += maps) f(begin, std::integral_constant<int64_t, maps>());
-  if constexpr (maps > 1) in_groups<maps / 2>(begin, end, f);
 }
 
 }  // namespace

@@ -176,6 +176,9 @@ SPREAD = [  # batch, maps, height, width, num_segments
     (1, 64, 9, 11, 30),
     (2, 21, 33, 47, 300),
     (1, 15, 24, 24, 576),
+    (1, 5, 67, 131, 3),  # runs of hundreds of pixels, several chunks of the raster
+    (1, 33, 40, 103, 900),
+    (1, 1, 1, 5000, 4),
 ]
 
 
@@ -239,6 +242,20 @@ def test_threads_do_not_matter(threads, batch):
         results.append((*graph, ops.superpixel_random_walk(target, graph=graph)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_not_a_number_stays_in_its_superpixel(dtype):
+    """Pieces are read as whole vectors: what lies behind one must not reach it."""
+    target, segments, image = random_case(1, 7, 37, 45, 60, dtype)
+    spoilt = target.clone()
+    spoilt[:, 2, segments[0] == 11] = math.nan
+    clean = ops.superpixel_random_walk(target, segments, image, iterations=0, num_segments=60)
+    out = ops.superpixel_random_walk(spoilt, segments, image, iterations=0, num_segments=60)
+    gone = torch.zeros_like(out, dtype=torch.bool)
+    gone[:, 2, segments[0] == 11] = True
+    assert torch.equal(out.isnan(), gone)
+    assert torch.equal(out[~gone], clean[~gone])
 
 
 def test_one_large_superpixel():

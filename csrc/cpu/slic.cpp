@@ -304,7 +304,7 @@ void slic_image(
   cluster(picture, grid, compactness, iterations);
   if (min_size_factor > 0) {
     const double mean_size = static_cast<double>(height * width) / static_cast<double>(grid.size());
-    Connectivity(height, width)(picture.label, picture.stride(), static_cast<int64_t>(min_size_factor * mean_size), out);
+    Connectivity(picture.label, picture.stride(), height, width)(static_cast<int64_t>(min_size_factor * mean_size), out);
   } else {
     for (int64_t y = 0; y < height; ++y) {
       std::copy_n(picture.label + y * picture.stride(), width, out + y * width);
