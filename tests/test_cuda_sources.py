@@ -26,6 +26,10 @@ VARIANTS = {
         _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0, WARPS=1),
         _GUIDED_FILTER | dict(Z_TYPE="bfloat_t", RADIUS=0),
     ],
+    "label_closing": [
+        dict(LABEL_TYPE="unsigned char", IN_SHARED=1),
+        dict(LABEL_TYPE="long long", IN_SHARED=0),
+    ],
 }
 
 
