@@ -125,10 +125,10 @@ def test_many_classes():
 
 
 FAULTS = {
-    "no barrier between the passes": ("      __syncthreads();\n      unsigned* const swap", "      unsigned* const swap"),
-    "no barrier after packing": ("    __syncthreads();\n    for (int i = 0; i < steps", "    for (int i = 0; i < steps"),
+    "no barrier between the passes": ("__syncthreads();\n      unsigned* const swap", "unsigned* const swap"),
+    "no barrier after packing": ("__syncthreads();\n    for (int i = 0; i < steps", "for (int i = 0; i < steps"),
     "the last warp's class, not the smallest": ("atomicMin(&least, next)", "if (next < LARGEST) least = next"),
-    "the smallest class read too early": ("    __syncthreads();\n    const long long current", "    const long long current"),
+    "the smallest class read too early": ("__syncthreads();\n    const long long current", "const long long current"),
 }
 
 
