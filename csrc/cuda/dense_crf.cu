@@ -1,14 +1,14 @@
 // dense_crf, dense_crf_labels: mean field of a fully connected CRF with Potts labels, as pydensecrf; see
 // camguide_fast/ops/dense_crf.py. Q <- softmax(-U + sum_m w_m K_m Q) from Q = softmax(-U).
 //
-// csrc/cuda/lattice.cu filters Q as far as the values of the lattice's vertices; `mean_field` here slices those of up to two terms,
+// csrc/cuda/lattice.cu filters Q as far as the values of the lattice's vertices; `mean_field` slices those of up to two terms,
 // adds -U, which it makes from the input as it goes, and takes the softmax. A pixel is worked on by LANES threads, with its labels
 // in registers. Labels beyond 32, or what memory bounds, go in groups of QUADS * 4: their sums wait in memory for `softmax`.
 //
 // Pixels lie in tiles of 16 x 16 as csrc/cuda/lattice_build.cu has them: [images, tiles, PIXELS] of QUADS * 4 labels.
 //
-// Macros: INPUT: 0 probabilities, 1 energies, 2 label maps; INPUT_TYPE; VALUE; QUADS; CORNERS_0, CORNERS_1 of the two terms, 0 for
-// none.
+// Macros: INPUT: 0 probabilities, 1 energies, 2 label maps; INPUT_TYPE; VALUE; QUADS; CORNERS_0, CORNERS_1 of the two terms, 0
+// for none.
 #include "camguide.cuh"
 
 typedef INPUT_TYPE T;
@@ -41,8 +41,8 @@ struct Pixel {
   }
 };
 
-// What a label map says about an image: its labels in ascending order, `number` of each, -U where a label is given, elsewhere, and
-// where none is.
+// What a label map says about an image: the labels in it, ascending; `number` of each among them; -U where a label is given, of
+// the others there, and where none is.
 struct Labels {
   int count, number[UNKNOWN], label[UNKNOWN];
   float right, wrong, none;
@@ -187,7 +187,7 @@ struct Result {
 };
 
 // begin: the sums start with -U, otherwise with what `sums` holds. to: where they go, those of the labels from 4 * first on.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) mean_field(
+extern "C" __global__ void __launch_bounds__(THREADS, sizeof(A) > 4 ? 1 : 2) mean_field(
     const T* __restrict__ given, const int* __restrict__ labels, A* __restrict__ sums, A* __restrict__ q, T* __restrict__ result,
     const int* __restrict__ active, const int* __restrict__ vertex_0, const A* __restrict__ weight_0, const A* __restrict__ at_0,
     double factor_0, int tiles_0, int capacity_0, const int* __restrict__ vertex_1, const A* __restrict__ weight_1,
@@ -246,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) mean_field(
 }
 
 // The same from sums of several groups of labels, [groups, pixels] of QUADS; q likewise.
-extern "C" __global__ void __launch_bounds__(THREADS) softmax(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(
     const T* __restrict__ given, const int* __restrict__ labels, const A* __restrict__ sums, A* __restrict__ q,
     T* __restrict__ result, int groups, int slots, int H, int W, int L, int to) {
   const Pixel p(H, W);

@@ -118,7 +118,8 @@ __device__ void embed(const float (&low)[D - 1], const float (&high)[D - 1], lon
   bool valid = farthest <= 1 << 20;
 #pragma unroll
   for (int i = D - 2; i >= 0; --i) {
-    const double margin = 5 * D, first = floor(from[i] - margin), size = ceil(to[i] + margin) - first + 1;  // rounding, a simplex, a step
+    const double margin = 5 * D;  // rounding, a simplex and a step
+    const double first = floor(from[i] - margin), size = ceil(to[i] + margin) - first + 1;
     numbers *= size;
     valid &= numbers <= 4611686018427387904.0;  // 2^62
     embedding[i] = valid ? stride : 1;
