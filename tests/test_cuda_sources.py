@@ -20,6 +20,7 @@ NVCC = shutil.which("nvcc")
 
 # The macros of each source, as its launcher may set them: what takes the most registers, and each form.
 _GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS=8)
+_DENSE_CRF = dict(INPUT=0, INPUT_TYPE="float", VALUE="float", QUADS=8, CORNERS_0=3, CORNERS_1=6)
 
 
 def _affinity_walk(radius: int, **macros) -> dict:
@@ -36,10 +37,24 @@ VARIANTS = {
         _affinity_walk(6, CAM_TYPE="half_t", CLASSES=4),
         _affinity_walk(9, CAM_TYPE="double", CLASSES=4),
     ],
+    "dense_crf": [
+        _DENSE_CRF,
+        _DENSE_CRF | dict(INPUT=1, INPUT_TYPE="double", VALUE="double"),
+        _DENSE_CRF | dict(INPUT=2, INPUT_TYPE="long long", QUADS=1, CORNERS_1=0),
+    ],
+    "_lattice": [dict(CORNERS=6, VALUE="float", QUADS=8), dict(CORNERS=3, VALUE="double", QUADS=1)],
+    "_lattice_build": [
+        dict(CORNERS=3, VALUE="double", IMAGE_TYPE="half_t"),
+        dict(CORNERS=6, VALUE="float", IMAGE_TYPE="unsigned char"),
+    ],
     "guided_filter": [
         _GUIDED_FILTER | dict(Z_TYPE="float", RADIUS=4),
         _GUIDED_FILTER | dict(Z_TYPE="half_t", GUIDE_TYPE="unsigned char", RADIUS=16, VECTOR=0, WARPS=1),
         _GUIDED_FILTER | dict(Z_TYPE="bfloat_t", RADIUS=0),
+    ],
+    "label_closing": [
+        dict(LABEL_TYPE="unsigned char", IN_SHARED=1),
+        dict(LABEL_TYPE="long long", IN_SHARED=0),
     ],
     "slic": [dict(IMAGE_TYPE="unsigned char"), dict(IMAGE_TYPE="half_t"), dict(IMAGE_TYPE="double")],
     "superpixel_walk": [

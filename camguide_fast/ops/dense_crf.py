@@ -29,12 +29,14 @@ define(
     " -> Tensor",
     reference=reference.dense_crf,
     fake=_fake,
+    kernel=("dense_crf", "cuda"),
 )
 define(
     "dense_crf_labels(Tensor labels, Tensor image, int num_labels, float gt_prob, int iterations, float[] gaussian,"
     " float[] bilateral) -> Tensor",
     reference=reference.dense_crf_labels,
     fake=_fake_labels,
+    kernel=("dense_crf", "cuda"),
 )
 
 

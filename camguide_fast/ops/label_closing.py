@@ -20,6 +20,7 @@ define(
     "label_closing(Tensor labels, int kernel_size, int background, int ignore) -> Tensor",
     reference=reference.label_closing,
     fake=_fake,
+    kernel=("label_closing", "cuda"),
 )
 define(
     "label_morphology(Tensor labels, str operation, int kernel_size, int background, int ignore) -> Tensor",
