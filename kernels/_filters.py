@@ -13,7 +13,6 @@ def _gaussian(radius: int, sigma: float) -> tuple[float, ...]:
 
 
 BLUR_5 = tl.constexpr(_gaussian(2, 1.5))  # centre, one off, two off
-BLUR_9 = tl.constexpr(_gaussian(4, 3.0))
 
 
 @triton.jit

@@ -1,5 +1,5 @@
-"""Gaussian filtering on the permutohedral lattice: launches csrc/cuda/_lattice_build.cu and csrc/cuda/_lattice.cu, where
-the algorithm stands.
+"""Gaussian filtering on the permutohedral lattice: launches csrc/cuda/_lattice_build.cu and _lattice.cu, where the
+algorithm stands.
 
 The host never learns how many vertices there are: what holds a row for each is sized for one at each corner of each
 pixel, and kernels that walk over vertices read their number on the device.

@@ -29,13 +29,14 @@ def edge_support(image: Tensor, size: list[int]) -> Tensor:  # [B, 3, H, W] -> [
         "IMAGE_TYPE": _cuda.TYPES[x.dtype],
         "VECTOR": int(vector),
         "COLUMNS": per_thread,
+        "WHOLE": int(w % per_thread == 0),
         "GROUP": group,
         "POOL": pool,
     }
     sums = x.new_empty((b, rows, w // pool), dtype=wide)
     peaks = x.new_empty((b, parts), dtype=wide)
     out = x.new_empty((b, 1, rows, columns), dtype=torch.float32)
-    shared = (6 * (strip + 8) + 6 * group * 4) * sums.element_size() + 4 * band
+    shared = (6 * (strip + 8) + 6 * 4 * group + strip) * sums.element_size() + 4 * band
     args = (x, sums, peaks, h, w, rows, band, strips)
     _cuda.launch("edge_support", "edge_cells", b * parts, 3 * group, args, defines=defines, shared=shared)
     blocks = -(-rows * columns // 256)

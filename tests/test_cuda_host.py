@@ -121,8 +121,9 @@ extern "C" __global__ void atomics(int* out, float* sum, unsigned long long* wid
 extern "C" __global__ void integers(int* out, int x) {
   const int r[] = {__popc(x), __clz(x), __ffs(x), (int)__brev(x), __popcll(((long long)x << 32) | 1), __clzll(x),
                    (int)__umulhi(x, 1 << 30), (int)__funnelshift_l(x, 1, 4), (int)__funnelshift_r(x, 1, 4),
-                   __float_as_int((float)x), __float2int_rn(x % 5 + .5f)};
-  for (int i = 0; i < 11; ++i) out[i] = r[i];
+                   __float_as_int((float)x), __float2int_rn(x % 5 + .5f),
+                   (int)__byte_perm(x, 0x4b000000, 0x7451)};
+  for (int i = 0; i < 12; ++i) out[i] = r[i];
 }
 
 extern "C" __global__ void from_half(const half_t* h, const bfloat_t* b, float* out_h, float* out_b) {
@@ -298,12 +299,13 @@ def test_integer_intrinsics(x):
     reversed_ = int(binary[::-1], 2)
     expected = [binary.count("1"), binary.index("1"), 32 - binary.rindex("1")]
     expected += [reversed_ - (reversed_ >> 31 << 32), binary.count("1") + 1, binary.index("1") + 32, (x << 30) >> 32]
-    out = run("integers", 1, ints(11), x)
+    out = run("integers", 1, ints(12), x)
     assert out[:7].tolist() == expected
     assert out[7].item() % 2**32 == (((1 << 32) | x) << 4 >> 32) % 2**32
     assert out[8].item() % 2**32 == (((1 << 32) | x) >> 4) % 2**32
     assert out[9:10].view(torch.float32).item() == float(torch.tensor(x, dtype=torch.float32))
     assert out[10].item() == round(x % 5 + 0.5)
+    assert out[11].item() == 0x4B000000 | (x >> 8 & 255)
 
 
 def test_half_types():

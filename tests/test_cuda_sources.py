@@ -20,6 +20,8 @@ NVCC = shutil.which("nvcc")
 
 # The macros of each source, as its launcher may set them: what takes the most registers, and each form.
 _GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS=8)
+_EDGE_SUPPORT = dict(IMAGE_TYPE="float", VECTOR=1, COLUMNS=4, WHOLE=1, GROUP=128, POOL=4)
+_BYTES = _EDGE_SUPPORT | dict(IMAGE_TYPE="unsigned char", COLUMNS=8, GROUP=64)
 _DENSE_CRF = dict(INPUT=0, INPUT_TYPE="float", VALUE="float", QUADS=8, CORNERS_0=3, CORNERS_1=6)
 
 
@@ -46,6 +48,14 @@ VARIANTS = {
     "_lattice_build": [
         dict(CORNERS=3, VALUE="double", IMAGE_TYPE="half_t"),
         dict(CORNERS=6, VALUE="float", IMAGE_TYPE="unsigned char"),
+    ],
+    "edge_support": [
+        _BYTES,
+        _BYTES | dict(WHOLE=0, POOL=1),
+        _EDGE_SUPPORT,
+        _EDGE_SUPPORT | dict(IMAGE_TYPE="unsigned char", VECTOR=0, WHOLE=0, POOL=1),
+        _EDGE_SUPPORT | dict(IMAGE_TYPE="half_t", VECTOR=0, WHOLE=0, POOL=2),
+        _EDGE_SUPPORT | dict(IMAGE_TYPE="double", VECTOR=0, WHOLE=0, GROUP=64, POOL=1),
     ],
     "guided_filter": [
         _GUIDED_FILTER | dict(Z_TYPE="float", RADIUS=4),

@@ -16,8 +16,8 @@
 // result there, and in the L2 cache), and the image's rows between bands again. About 40 instructions a pixel and channel, 13
 // rows of overhead in 64 included: that, not memory, is the bound where a byte costs less than 2 instructions.
 //
-// Macros: IMAGE_TYPE; VECTOR: rows can be read by fours; COLUMNS of a thread; GROUP: threads of a channel; POOL: 1, 2 or 4
-// columns, of which all cells are multiples.
+// Macros: IMAGE_TYPE; VECTOR: rows can be read by fours; COLUMNS of a thread; WHOLE: the width is a multiple of them; GROUP:
+// threads of a channel; POOL: 1, 2 or 4 columns, of which all cells are multiples.
 #include "camguide.cuh"
 #include "edges.cuh"
 
@@ -29,8 +29,23 @@ constexpr int STRIP = GROUP * COLUMNS, OWNED = STRIP - 2 * COLUMNS, PITCH = STRI
 constexpr int BLOCKS = COLUMNS == 8 ? 2 : 1;  // of a multiprocessor, at least: bounds the registers
 constexpr int PACKS = COLUMNS / 4 + 2;  // that a thread reads of a row: its columns and four on either side
 
+// Four neighbours as they are read; bytes as one word, or the compiler takes them apart too early.
+template <class V>
+struct Four {
+  Pack<V, 4> pack;
+};
+template <>
+struct Four<unsigned char> {
+  unsigned word;
+};
+#if VECTOR
+typedef Four<T> Quad;
+#else
+typedef Pack<T, 4> Quad;
+#endif
+
 struct Raw {
-  Pack<T, 4> pack[PACKS];
+  Quad quad[PACKS];
 };
 
 __device__ __forceinline__ Raw load(const T* row, int x, int W) {
@@ -39,36 +54,49 @@ __device__ __forceinline__ Raw load(const T* row, int x, int W) {
   for (int k = 0; k < PACKS; ++k) {
     const int first = x + 4 * (k - 1);
 #if VECTOR
-    Pack<T, 4>& pack = raw.pack[k];
-    pack = *reinterpret_cast<const Pack<T, 4>*>(row + min(max(first, 0), W - 4));
-    if (first < 0) pack.v[1] = pack.v[2] = pack.v[3] = pack.v[0];
-    if (first >= W) pack.v[0] = pack.v[1] = pack.v[2] = pack.v[3];
+    raw.quad[k] = *reinterpret_cast<const Quad*>(row + min(max(first, 0), W - 4));
 #else
 #pragma unroll
-    for (int i = 0; i < 4; ++i) raw.pack[k].v[i] = row[min(max(first + i, 0), W - 1)];
+    for (int i = 0; i < 4; ++i) raw.quad[k].v[i] = row[min(max(first + i, 0), W - 1)];
 #endif
   }
   return raw;
 }
 
 template <class V>
-__device__ __forceinline__ void widen4(const Pack<V, 4>& pack, A* to) {
+__device__ __forceinline__ void widen4(const Pack<V, 4>& from, A* to) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = widen(pack.v[i]);
+  for (int i = 0; i < 4; ++i) to[i] = widen(from.v[i]);
+}
+template <class V>
+__device__ __forceinline__ void widen4(const Four<V>& from, A* to) {
+  widen4(from.pack, to);
 }
 
 // Bytes less 128, which no edge sees, by way of the last bits of 2^23 + byte: the conversion proper is slow.
-__device__ __forceinline__ void widen4(const Pack<unsigned char, 4>& pack, float* to) {
-  const unsigned word = *reinterpret_cast<const unsigned*>(&pack);
+__device__ __forceinline__ float widen_byte(unsigned word, int i) {
+  return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7550u + i)) - 8388736.0f;
+}
+__device__ __forceinline__ void widen4(const Four<unsigned char>& from, float* to) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7550u + i)) - 8388736.0f;
+  for (int i = 0; i < 4; ++i) to[i] = widen_byte(from.word, i);
+}
+__device__ __forceinline__ void widen4(const Pack<unsigned char, 4>& from, float* to) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = widen_byte(from.v[i], 0);
 }
 
 // A row blurred along itself; beyond the image its last column, as Scharr is to see it.
 __device__ __forceinline__ void blur_row(const Raw& raw, int x, int W, A (&to)[COLUMNS]) {
   A v[4 * PACKS];
 #pragma unroll
-  for (int k = 0; k < PACKS; ++k) widen4(raw.pack[k], v + 4 * k);
+  for (int k = 0; k < PACKS; ++k) widen4(raw.quad[k], v + 4 * k);
+#if VECTOR
+  if (x == 0) v[0] = v[1] = v[2] = v[3] = v[4];  // outside the image, where `load` read what is inside
+#pragma unroll
+  for (int k = PACKS - 1 - (COLUMNS == 8 && !WHOLE); k < PACKS; ++k)
+    if (x + 4 * (k - 1) >= W) v[4 * k] = v[4 * k + 1] = v[4 * k + 2] = v[4 * k + 3] = v[4 * k - 1];
+#endif
 #pragma unroll
   for (int i = 0; i < COLUMNS; ++i) {
     const A* const at = v + 4 + i;
@@ -77,7 +105,7 @@ __device__ __forceinline__ void blur_row(const Raw& raw, int x, int W, A (&to)[C
     sum = fma((A)0.60653065971263342360, at[-3] + at[3], sum);
     to[i] = fma((A)0.41111229050718743592, at[-4] + at[4], sum);
   }
-  if (x + COLUMNS > W) {
+  if (!WHOLE && x + COLUMNS > W) {
 #pragma unroll
     for (int i = 1; i < COLUMNS; ++i) to[i] = x + i < W ? to[i] : to[i - 1];
   }
@@ -92,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
   DYNAMIC_SHARED(shared);
   A* const norms = reinterpret_cast<A*>(shared);                               // [2, 3, PITCH]
   Pack<A, 4>* const outermost = reinterpret_cast<Pack<A, 4>*>(norms + 6 * PITCH);  // [2, 3, GROUP]: sums and differences
-  int* const ends = reinterpret_cast<int*>(outermost + 6 * GROUP);  // [band]: of rows of cells; where the next begins
+  int* const ends = reinterpret_cast<int*>(outermost + 6 * GROUP + STRIP / 4);  // [band]: of rows of cells; where the next begins
   __shared__ A largest[3 * GROUP / 32];
 
   const int bands = (rows + band - 1) / band, strip = blockIdx.x % strips, first_row = blockIdx.x / strips % bands * band;
@@ -103,6 +131,7 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
   const T* const plane = image + (b * 3 + channel) * H * W;
 
   for (int i = thread; i < 6 * PITCH; i += 3 * GROUP) norms[i] = 0;
+  for (int i = thread; i < STRIP; i += 3 * GROUP) outermost[6 * GROUP + i / 4].v[i % 4] = 0;
   for (int i = first_row + thread; i < end_row; i += 3 * GROUP)
     ends[i - first_row] = 2 * end_of(i, rows, H) + (begin_of(i + 1, rows, H) < end_of(i, rows, H));
   __syncthreads();
@@ -113,7 +142,8 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
   const int q = 4 * thread, quad = x0 + q;
   const bool dilates = q < STRIP && quad < W;
   const bool owned = dilates && (strip == 0 || q >= COLUMNS) && (strip == strips - 1 || q < STRIP - COLUMNS);
-  A last[4] = {}, pair[4] = {}, sum[4] = {}, peak = 0;
+  A last[4] = {}, pair[4] = {}, peak = 0;
+  Pack<A, 4>* const sum_of_rows = outermost + 6 * GROUP + thread;  // a thread's own, where registers are short
   int cell = first_row;  // the row of cells being summed
 
   const auto source = [&](int y) { return plane + (long long)min(max(y, 0), H - 1) * W; };
@@ -130,27 +160,26 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
       const int summed_y = y - R - 2;  // ... whose edges of all channels are there
       A across[COLUMNS], down[COLUMNS];  // (3 10 3) and (-1 0 1) down the columns
       Pack<A, 4>* const border = outermost + (turn * 3 + channel) * GROUP + g;
-      if (inside) {
+      if (inside) {  // around all of it: what is mixed with other work does not fit in the registers
         A row[COLUMNS];
         blur_row(raw, x, W, row);
         constexpr double c[4] = {1.8860368147073996047743, 1.0554420484337036274549, -0.215725724833082375859,
                                  -1.250412522817398574764};
 #pragma unroll
-        for (int f = 0; f < 4; ++f) {
+        for (int i = 0; i < COLUMNS; ++i) {
 #pragma unroll
-          for (int i = 0; i < COLUMNS; ++i) {
+          for (int f = 0; f < 4; ++f) {
             const A filtered = fma((A)c[f], between[f][1 - turn][i], between[f][turn][i] + row[i]);
             between[f][turn][i] = row[i];
             row[i] = filtered;
           }
         }
-        if (blur_y == 0) {  // the rows beyond the image's ends are copies of blurred ones
+        if (blur_y == 0 || blur_y == H) {  // the rows beyond the image's ends are copies of blurred ones
 #pragma unroll
-          for (int i = 0; i < COLUMNS; ++i) blurred[1 - turn][i] = row[i];
-        }
-        if (blur_y == H) {
-#pragma unroll
-          for (int i = 0; i < COLUMNS; ++i) row[i] = blurred[1 - turn][i];
+          for (int i = 0; i < COLUMNS; ++i) {
+            if (blur_y == 0) blurred[1 - turn][i] = row[i];
+            row[i] = blurred[1 - turn][i];
+          }
         }
 #pragma unroll
         for (int i = 0; i < COLUMNS; ++i) {
@@ -177,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
             const A gy = smooth(i > 0 ? down[i - 1] : left[1], down[i], i < COLUMNS - 1 ? down[i + 1] : right[1]);
             norm.v[j] = root(fma(gx, gx, gy * gy));
           }
-          if (x + 4 * k + 3 >= W) {
+          if (!WHOLE && x + 4 * k + 3 >= W) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) norm.v[j] = x + 4 * k + j < W ? norm.v[j] : 0;
           }
@@ -202,24 +231,26 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
         if (owned && dilated_y >= y0 && dilated_y < y1) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) peak = larger(peak, dilated[j]);
+          Pack<A, 4> sum = *sum_of_rows;
           bool shared_row = true;
           while (shared_row && cell < end_row) {
 #pragma unroll
-            for (int j = 0; j < 4; ++j) sum[j] += dilated[j];
+            for (int j = 0; j < 4; ++j) sum.v[j] += dilated[j];
             const int end = ends[cell - first_row];
             if (dilated_y + 1 < end >> 1) break;
             shared_row = end & 1;
             A* const to = sums + (b * rows + cell++) * (W / POOL) + quad / POOL;
 #pragma unroll
             for (int j = 0; j < 4; j += POOL) {
-              A total = sum[j];
+              A total = sum.v[j];
 #pragma unroll
-              for (int i = 1; i < POOL; ++i) total += sum[j + i];
+              for (int i = 1; i < POOL; ++i) total += sum.v[j + i];
               if (quad + j < W) to[j / POOL] = total;
             }
 #pragma unroll
-            for (int j = 0; j < 4; ++j) sum[j] = 0;
+            for (int j = 0; j < 4; ++j) sum.v[j] = 0;
           }
+          *sum_of_rows = sum;
         }
       }
     }
