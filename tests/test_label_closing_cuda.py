@@ -144,9 +144,10 @@ def test_a_planted_fault_is_seen(fault):
         assert right in source(*args)
         return source(*args).replace(right, wrong)
 
-    with mock.patch.object(_cuda, "source", faulty), pytest.raises((AssertionError, cuda_host.KernelError)):
+    with mock.patch.object(_cuda, "source", faulty), pytest.raises((AssertionError, cuda_host.KernelError)) as seen:
         result = cuda_host.every_order(lambda: kernels.label_closing(labels, 5, 0, 255))
         assert torch.equal(result, ops.label_closing(labels, 5))
+    assert "error:" not in str(seen.value), "it does not compile"
 
 
 def test_the_op_is_served_by_it():
