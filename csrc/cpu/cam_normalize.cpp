@@ -16,6 +16,8 @@ namespace camguide {
 namespace {
 
 constexpr int64_t kBlock = 1024;  // pixels widened at a time
+template <class A>
+constexpr int64_t kChains = 4 * lanes<A>;  // maxima side by side: one after the other they would wait for each other
 
 // use(the pixels as a row, their number) for one block after the other.
 template <class A, class T, class Use>
@@ -30,21 +32,18 @@ CAMGUIDE_INLINE void blocks(const T* f, int64_t n, const Use& use) {
 
 template <class A, class T>
 CAMGUIDE_MULTIVERSION A normalize(const T* f, T* y, int64_t n, A eps) {
-  alignas(64) A largest[lanes<A>] = {}, nan[lanes<A>] = {};
-  blocks<A>(f, n, [&](int64_t, const A* row, int64_t count) {
-    for (int64_t x = 0; x < count; x += lanes<A>) {  // the row ends in zeros
-      for (int64_t l = 0; l < lanes<A>; ++l) {
-        largest[l] = std::max(largest[l], row[x + l]);  // passes over NaN, but the sum does not
-        nan[l] += row[x + l] != row[x + l] ? row[x + l] : A(0);
-      }
-    }
+  A m = 0;
+  int32_t wrong = 0;
+  blocks<A>(f, n, [&](int64_t, A* row, int64_t count) {
+    const int64_t whole = (count + kChains<A> - 1) / kChains<A> * kChains<A>;
+    std::fill(row + count, row + whole, A(0));
+    A largest[kChains<A>] = {};
+    for (int64_t x = 0; x < whole; x += kChains<A>)
+      for (int64_t l = 0; l < kChains<A>; ++l) largest[l] = row[x + l] > largest[l] ? row[x + l] : largest[l];
+    for (int64_t l = 0; l < kChains<A>; ++l) m = std::max(m, largest[l]);
+    for (int64_t x = 0; x < count; ++x) wrong += row[x] != row[x];  // the maxima pass over NaN
   });
-  A m = 0, any = 0;
-  for (int64_t l = 0; l < lanes<A>; ++l) {
-    m = std::max(m, largest[l]);
-    any += nan[l];
-  }
-  m += any;
+  if (wrong) m = std::numeric_limits<A>::quiet_NaN();
   const A d = m + eps;
   blocks<A>(f, n, [&](int64_t i, A* row, int64_t count) {
     for (int64_t x = 0; x < count; ++x) {
