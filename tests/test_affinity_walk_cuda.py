@@ -8,6 +8,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import affinity_walk as kernels
+from capture import captured
 
 from camguide_fast import ops, reference
 from camguide_fast.ops import _register
@@ -198,14 +199,7 @@ def test_cuda_graph(resident):
     cam, edge = case(1, 3, 94, 125, device="cuda")
     blocks = _cuda.resident_blocks(1) * 2 if resident is None else resident
     with mock.patch.object(_cuda, "resident_blocks", lambda _: blocks):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            ops.affinity_random_walk(cam, edge)  # compiles the kernels before the capture
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = ops.affinity_random_walk(cam, edge)
+        graph, result = captured(lambda: ops.affinity_random_walk(cam, edge))
     cam.copy_(torch.rand_like(cam))
     graph.replay()
     assert error(result, twin(cam, edge)) <= 1e-5

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from capture import captured
 
 from camguide_fast import ops, reference
 
@@ -183,14 +184,7 @@ def test_cuda_graph():
         (df,) = torch.autograd.grad(ops.cam_normalize(f).square().sum(), f)
         return df
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()  # compiles the kernels before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        df = step()
+    graph, df = captured(step)
     with torch.no_grad():
         f.copy_(maps(f.shape, f.dtype))
     graph.replay()

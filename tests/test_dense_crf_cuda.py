@@ -8,6 +8,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda, _permutohedral
 from camguide_fast.kernels import dense_crf as kernels
+from capture import captured
 from test_dense_crf import case
 
 from camguide_fast import ops, reference
@@ -279,14 +280,7 @@ def test_cuda_graph():
     def both():
         return ops.dense_crf(prob, image), ops.dense_crf_labels(given, image, 21)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        both()  # compiles the kernels before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        q, refined = both()
+    graph, (q, refined) = captured(both)
     for old, new in zip((prob, image, given), inputs(9), strict=True):
         old.copy_(new)
     graph.replay()

@@ -5,6 +5,7 @@ import cuda_host
 import pytest
 import torch
 from camguide_fast.kernels import guided_filter as kernels
+from capture import captured
 
 from camguide_fast import ops, reference
 from camguide_fast.ops import _register
@@ -172,14 +173,7 @@ def test_cuda_graph(radius):
         q = ops.guided_filter(z, guide, radius, EPS)
         return q.detach(), *torch.autograd.grad(q.square().sum(), z)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()  # compiles the kernels before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        q, dz = step()
+    graph, (q, dz) = captured(step)
     with torch.no_grad():
         z.copy_(torch.randn_like(z))
     graph.replay()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import label_closing as kernels
+from capture import captured
 
 from camguide_fast import ops, reference
 from camguide_fast.ops import _register
@@ -177,14 +178,7 @@ def test_cuda_on_a_side_stream(shape, k, dtype, operation):
 @pytest.mark.parametrize("k", [15, 801])
 def test_cuda_graph(k):
     labels = blobs((2, 900, 700), device="cuda")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        ops.label_closing(labels, k)  # compiles the kernel before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = ops.label_closing(labels, k)
+    graph, out = captured(lambda: ops.label_closing(labels, k))
     labels.copy_(blobs((2, 900, 700), device="cuda"))
     graph.replay()
     assert torch.equal(out.cpu(), ops.label_closing(labels.cpu(), k))

@@ -11,6 +11,7 @@ import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import slic as kernels
 from camguide_fast.kernels._seed_grid import seed_grid
+from capture import captured
 from test_cuda_sources import NVCC
 
 from camguide_fast import ops, reference
@@ -204,14 +205,7 @@ def test_cuda_unnatural_images(kind):
 @pytest.mark.cuda
 def test_cuda_graph():
     image = picture(2, 100, 130, device="cuda")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        ops.slic(image, 60)  # compiles the kernels before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        segments = ops.slic(image, 60)
+    graph, segments = captured(lambda: ops.slic(image, 60))
     image.copy_(picture(2, 100, 130, "noise", device="cuda").mul(255).to(torch.uint8))
     graph.replay()
     assert torch.equal(segments.cpu(), ops.slic(image.cpu(), 60))

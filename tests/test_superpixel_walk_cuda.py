@@ -8,6 +8,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import superpixel_walk as kernels
+from capture import captured
 
 from camguide_fast import ops, reference
 from camguide_fast.ops import _register
@@ -233,14 +234,7 @@ def test_cuda_graph():
     def step():
         return ops.superpixel_random_walk(target, segments, image, num_segments=n)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()  # compiles the kernels before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        walk = step()
+    graph, walk = captured(step)
     target.copy_(torch.rand_like(target))
     image.copy_(torch.rand_like(image))
     graph.replay()
