@@ -27,8 +27,8 @@ VARIANTS = {
         _DENSE_CRF | dict(INPUT=1, INPUT_TYPE="double", VALUE="double"),
         _DENSE_CRF | dict(INPUT=2, INPUT_TYPE="long long", QUADS=1, CORNERS_1=0),
     ],
-    "lattice": [dict(CORNERS=6, VALUE="float", QUADS=8), dict(CORNERS=3, VALUE="double", QUADS=1)],
-    "lattice_build": [
+    "_lattice": [dict(CORNERS=6, VALUE="float", QUADS=8), dict(CORNERS=3, VALUE="double", QUADS=1)],
+    "_lattice_build": [
         dict(CORNERS=3, VALUE="double", IMAGE_TYPE="half_t"),
         dict(CORNERS=6, VALUE="float", IMAGE_TYPE="unsigned char"),
     ],

@@ -1,4 +1,4 @@
-// Gaussian filtering on a lattice that csrc/cuda/lattice_build.cu has built: splat, merge, blur along each axis; the slice is in
+// Gaussian filtering on a lattice that csrc/cuda/_lattice_build.cu has built: splat, merge, blur along each axis; the slice is in
 // csrc/cuda/dense_crf.cu, except for the normalisation here.
 //
 // No float atomics: a row of a tile gathers its pixels in their order, a vertex gathers the rows of the tiles in theirs. A row of
