@@ -77,8 +77,8 @@ def dense_crf(
     Memory: one image at a time. Lattices of the Gaussian term depend on H, W and sxy alone; the last four are kept.
     On CPU a photograph of 1920 x 1080 takes about 0.3 GB beside the result at 3 labels and 0.6 GB at 21; pure noise,
     whose pixels share no vertices, 1.6 GB at 3. On CUDA nothing is kept, and what that noise would need is set aside
-    always, so that the host need not wait: at 3 labels 0.4 GB for 512 x 512, 3 GB for 1920 x 1080; more images or labels are
-    taken together as long as a gigabyte holds them.
+    always, so that the host need not wait: at 3 labels 0.4 GB for 512 x 512, 3 GB for 1920 x 1080; more images or
+    labels are taken together as long as a gigabyte holds them.
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; sigmas
