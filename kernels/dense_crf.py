@@ -54,9 +54,7 @@ def dense_crf_labels(
     args = (given, present, num_labels, h * w, blocks)
     _cuda.launch("dense_crf", "find_labels", b * blocks, 256, args, defines=defines)
     _cuda.launch("dense_crf", "number_labels", b, 1, (present, table, active, gt_prob), defines=defines)
-    out = _mean_field(
-        LABELS, given, table, active, image, num_labels, torch.float32, iterations, gaussian, bilateral
-    )
+    out = _mean_field(LABELS, given, table, active, image, num_labels, torch.float32, iterations, gaussian, bilateral)
     return out.to(labels.dtype)
 
 
@@ -86,11 +84,12 @@ def _mean_field(
         Term(_permutohedral.build(h, w, sigma, dtype, image), weight)
         for *sigma, weight in zip(*[iter(gaussian)] * 3, strict=True)
     ]
-    corners = max(3 * min(len(near), 2), 3 * min(len(near), 1) + 6 * min(len(bilateral) // 6, 1), 2 * len(bilateral))
+    corners = 3 * len(near) + 6 * (len(bilateral) // 6)
     pixels = PIXELS * _permutohedral.tiles_of(h, w)
-    per_quad = 2 * 4 * dtype.itemsize * max(corners, 1) * pixels  # of an image's values on the lattices
-    quads, groups = _groups(_quads(labels), MEMORY // per_quad)
-    at_once = max(1, MEMORY // (per_quad * quads + len(bilateral) // 6 * _permutohedral.BYTES * pixels))
+    quad = 4 * dtype.itemsize * pixels  # bytes of an image's pixels
+    quads, groups = _groups(_quads(labels), MEMORY // max(2 * corners * quad, 1))
+    lattices = _permutohedral.BYTES * (len(bilateral) // 6) * pixels
+    at_once = max(1, MEMORY // (2 * quad * quads * (corners + groups) + lattices))
     for start in range(0, b, at_once):
         part = slice(start, start + at_once)
         far = [

@@ -29,14 +29,17 @@ where = Where(torch.device("cpu"), rank, 2)
 
 
 def work():
-    assert where.gather(f"of {rank}") == ["of 0", "of 1"]
-    with where.apart():
-        print("first", flush=True)
-    with where.apart():
-        if rank == 1:
-            raise UserError("no such image")
-    print("never", flush=True)
-    where.gather(rank)
+    try:
+        assert where.gather(f"of {rank}") == ["of 0", "of 1"]
+        with where.apart():
+            print("first", flush=True)
+        with where.apart():
+            if rank == 1:
+                raise UserError("no such image")
+        print("never", flush=True)
+        where.gather(rank)
+    finally:  # or the threads of gloo end with the process, sometimes with an abort
+        dist.destroy_process_group()
 
 
 run_cli(work)

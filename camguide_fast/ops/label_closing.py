@@ -26,6 +26,7 @@ define(
     "label_morphology(Tensor labels, str operation, int kernel_size, int background, int ignore) -> Tensor",
     reference=reference.label_morphology,
     fake=_fake_morphology,
+    kernel=("label_closing", "cuda"),
 )
 
 

@@ -2,8 +2,8 @@
 // camguide_fast/ops/dense_crf.py. Q <- softmax(-U + sum_m w_m K_m Q) from Q = softmax(-U).
 //
 // csrc/cuda/_lattice.cu filters Q as far as the values of the lattice's vertices; `mean_field` slices those of up to two terms,
-// adds -U, which it makes from the input as it goes, and takes the softmax. A pixel is worked on by LANES threads, with its labels
-// in registers. Labels beyond 32, or what memory bounds, go in groups of QUADS * 4: their sums wait in memory for `softmax`.
+// adds -U, which it makes from the input as it goes, and takes the softmax. LANES threads work on a pixel and hold its labels in
+// registers. Labels beyond 32, or what memory bounds, go in groups of QUADS * 4: their sums wait in memory for `softmax`.
 //
 // Pixels lie in tiles of 16 x 16 as csrc/cuda/_lattice_build.cu has them: [images, tiles, PIXELS] of QUADS * 4 labels.
 //
