@@ -78,6 +78,7 @@ def test_every_operation_equals_cv2(operation, shape, k):
         with cuda_host.on_cpu(order=2):
             result = kernels.label_morphology(labels, operation, k, 0, 255)
         assert torch.equal(result, by_cv2(labels, operation, k))
+        assert torch.equal(result, getattr(ops, f"label_{operation}")(labels, k))
 
 
 @pytest.mark.parametrize("operation", list(kernels.STEPS))
