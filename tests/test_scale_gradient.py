@@ -1,11 +1,11 @@
-"""scale_gradient: the backward of the losses."""
+"""scale_gradient_: the backward of the losses, in place."""
 
 import pytest
 import torch
 
 from camguide_fast import ops, reference
 
-IMPLEMENTATIONS = {"op": ops.scale_gradient, "reference": reference.scale_gradient}
+IMPLEMENTATIONS = {"op": ops.scale_gradient_, "reference": reference.scale_gradient_}
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
@@ -13,15 +13,14 @@ def factor(value, dtype):
     return torch.tensor(value, dtype=torch.promote_types(dtype, torch.float32))
 
 
-@pytest.mark.parametrize("scale_of", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("scale", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("value", [1.0, 1e-6, -37.5, 0.0])
-def test_multiplies_in_the_wide_dtype(scale_of, dtype, value):
+def test_multiplies_in_the_wide_dtype(scale, dtype, value):
     grad = (torch.randn(3, 17, 61, dtype=torch.float64) * 1000).to(dtype)
-    result = scale_of(grad, factor(value, dtype))
-    assert result.dtype == dtype
-    wide = grad.to(factor(value, dtype).dtype)
-    assert torch.equal(result, (wide * factor(value, dtype)).to(dtype))
+    expected = (grad.to(factor(value, dtype).dtype) * factor(value, dtype)).to(dtype)
+    scale(grad, factor(value, dtype))
+    assert torch.equal(grad, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -29,19 +28,53 @@ def test_every_half_precision_number(dtype):
     """All 65536: subnormal, infinite and NaN too, and their rounding after a multiplication."""
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     for value in (1.0, 0.3, 3.7, 2.0**-9):
-        result, expected = (f(every, torch.tensor(value)) for f in IMPLEMENTATIONS.values())
+        result, expected = every.clone(), every.clone()
+        ops.scale_gradient_(result, torch.tensor(value))
+        reference.scale_gradient_(expected, torch.tensor(value))
         assert torch.equal(result.isnan(), expected.isnan())
         assert torch.equal(result.nan_to_num().view(torch.int16), expected.nan_to_num().view(torch.int16))
 
 
-def test_strides_sizes_and_threads(same_bits_on_any_threads):
-    grad = torch.randn(5, 37, 41)
-    assert torch.equal(ops.scale_gradient(grad.transpose(0, 2), torch.tensor(0.3)), grad.transpose(0, 2) * 0.3)
+def test_sizes_and_threads(same_bits_on_any_threads):
+    def scaled(x):
+        result = x.clone()
+        ops.scale_gradient_(result, torch.tensor(0.3))
+        return result
+
+    x = torch.randn(100_003)
     for n in (1, 15, 16, 17, 1025):
-        assert torch.equal(ops.scale_gradient(grad.flatten()[:n], torch.tensor(0.3)), grad.flatten()[:n] * 0.3)
-    large = torch.randn(100_003)
-    same_bits_on_any_threads(lambda: [ops.scale_gradient(large, torch.tensor(0.3))])
+        assert torch.equal(scaled(x[:n]), x[:n] * 0.3)
+    same_bits_on_any_threads(lambda: [scaled(x)])
 
 
 def test_opcheck():
-    torch.library.opcheck(torch.ops.camguide_fast.scale_gradient.default, (torch.randn(3, 5), torch.tensor(0.5)))
+    torch.library.opcheck(torch.ops.camguide_fast.scale_gradient_.default, (torch.randn(3, 5), torch.tensor(0.5)))
+
+
+class TestBackward:
+    """What the losses make of it."""
+
+    def loss(self, x):
+        return ops.local_consistency_loss(x, 3, 1e-5, None)
+
+    def gradient(self, x):
+        leaf = x.detach().requires_grad_()
+        self.loss(leaf).backward()
+        return leaf.grad
+
+    def test_twice_through_a_kept_graph(self):
+        x = torch.rand(1, 3, 8, 9, requires_grad=True)
+        loss = self.loss(x)
+        once, twice = (torch.autograd.grad(2 * loss, x, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(once, twice)
+        assert torch.equal(once, torch.autograd.grad(2 * loss, x)[0])  # the last one, in place
+
+    def test_one_gradient_in_memory(self):
+        x = torch.rand(1, 3, 8, 9, requires_grad=True)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            loss = self.loss(x)
+        expected = self.gradient(x)
+        (grad,) = torch.autograd.grad(loss, x)
+        assert grad.data_ptr() in {t.data_ptr() for t in kept}
+        assert torch.equal(grad, expected)

@@ -12,7 +12,7 @@ from .guided_filter import guided_filter
 from .label_closing import label_closing, label_dilation, label_erosion, label_opening
 from .local_consistency import local_consistency_loss
 from .path_affinity import path_affinity_loss
-from .scale_gradient import scale_gradient
+from .scale_gradient import scale_gradient_
 from .slic import max_segments, slic
 from .stochastic_mask import stochastic_mask
 from .superpixel_walk import SuperpixelGraph, superpixel_graph, superpixel_random_walk

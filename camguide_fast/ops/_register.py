@@ -124,11 +124,12 @@ def define_loss(
     """Declares a scalar loss whose input gradient is computed in the forward kernel.
 
     The op takes its differentiable input first and `bool need_grad` last and returns `(loss, grad, scale)`: grad = N
-    * dloss/dinput in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies by scale and the
-    upstream factor in fp32, so that fp16 does not underflow. `reference(*inputs)` is the twin, `count(*inputs)` gives
-    N > 0 in the loss's dtype; neither takes `need_grad`. N need not be a number of pixels: any factor that keeps grad
-    within the range of fp16 does. With `parts`, the reference returns (loss, parts) and the op a fourth tensor: the
-    [parts] values that the loss is made of, without gradient.
+    * dloss/dinput in the input's dtype (empty without `need_grad`), scale = 1/N. Backward multiplies grad by scale and
+    the upstream factor in fp32, so that fp16 does not underflow, and in place: grad belongs to it, a caller of the raw
+    op must not hold on to it. `reference(*inputs)` is the twin, `count(*inputs)` gives N > 0 in the loss's dtype;
+    neither takes `need_grad`. N need not be a number of pixels: any factor that keeps grad within the range of fp16
+    does. With `parts`, the reference returns (loss, parts) and the op a fourth tensor: the [parts] values that the loss
+    is made of, without gradient.
     """
 
     def results(*args) -> tuple[Tensor, ...]:  # the loss, and its parts if there are any
@@ -162,7 +163,12 @@ def define_loss(
         if upstream is None:  # an undefined gradient is 0
             return (None,) * (1 + ctx.others)
         grad, scale = ctx.saved_tensors
-        return (torch.ops.camguide_fast.scale_gradient(grad, upstream * scale), *[None] * ctx.others)
+        # In place, since a gradient is the largest tensor here. Not where it will be asked for again (a kept graph),
+        # nor under tracing, whose tensors are of other types and which keeps what was saved as it was.
+        if type(grad) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+            grad = grad.clone()
+        torch.ops.camguide_fast.scale_gradient_(grad, upstream * scale)
+        return (grad, *[None] * ctx.others)
 
     define(schema, reference=row, fake=fake, kernel=kernel)
     name = schema[: schema.index("(")]

@@ -7,19 +7,19 @@ from .. import reference
 from ._register import define
 
 define(
-    "scale_gradient(Tensor grad, Tensor factor) -> Tensor",
-    reference=reference.scale_gradient,
-    fake=lambda grad, factor: torch.empty_like(grad, memory_format=torch.contiguous_format),
+    "scale_gradient_(Tensor(a!) grad, Tensor factor) -> ()",
+    reference=reference.scale_gradient_,
+    fake=lambda grad, factor: None,
 )
 
 
-def scale_gradient(grad: Tensor, factor: Tensor) -> Tensor:
-    """grad * factor, multiplied in the dtype of factor and returned in that of grad.
+def scale_gradient_(grad: Tensor, factor: Tensor) -> None:
+    """grad *= factor in place, multiplied in the dtype of factor and rounded once to that of grad.
 
     Args:
-        grad: fp32/fp16/bf16/fp64.
+        grad: fp32/fp16/bf16/fp64, contiguous.
         factor: 0-dim, fp32 (fp64 for fp64).
 
     Gradient: none.
     """
-    return torch.ops.camguide_fast.scale_gradient(grad, factor)
+    torch.ops.camguide_fast.scale_gradient_(grad, factor)

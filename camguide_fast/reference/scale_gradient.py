@@ -3,6 +3,6 @@
 from torch import Tensor
 
 
-def scale_gradient(grad: Tensor, factor: Tensor) -> Tensor:
+def scale_gradient_(grad: Tensor, factor: Tensor) -> None:
     # .to: a 0-dim factor does not widen a half-precision product, and 1/N itself is lost in fp16
-    return (grad.to(factor.dtype) * factor).to(grad.dtype).contiguous()
+    grad.copy_(grad.to(factor.dtype) * factor)

@@ -1,4 +1,4 @@
-// scale_gradient: grad * factor, see camguide_fast/ops/scale_gradient.py. One read, one write, no widened copy.
+// scale_gradient_: grad *= factor, see camguide_fast/ops/scale_gradient.py. One read, one write, no widened copy.
 #include "../rows.h"
 
 namespace camguide {
@@ -7,36 +7,34 @@ namespace {
 constexpr int64_t kBlock = 1024;
 
 template <class A, class T>
-CAMGUIDE_MULTIVERSION void scale(const T* from, T* to, int64_t n, A factor) {
+CAMGUIDE_MULTIVERSION void scale(T* grad, int64_t n, A factor) {
   alignas(64) A row[kBlock];
   for (int64_t i = 0; i < n; i += kBlock) {
     const int64_t count = std::min(kBlock, n - i);
-    read_row(from + i, row, count);
+    read_row(grad + i, row, count);
     for (int64_t x = 0; x < count; ++x) row[x] *= factor;
-    write_row(row, to + i, count);
+    write_row(row, grad + i, count);
   }
 }
 
-Tensor scale_gradient(const Tensor& grad, const Tensor& factor) {
-  const Tensor g = torch::stable::contiguous(grad);
+void scale_gradient_(Tensor grad, const Tensor& factor) {
+  STD_TORCH_CHECK(grad.is_contiguous(), "scale_gradient_: grad must be contiguous");
   const Tensor f = torch::stable::to(factor, ScalarType::Double);
   const double value = *f.const_data_ptr<double>();
-  Tensor result = new_like(g);
-  with_floats(g, "grad", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
+  with_floats(grad, "grad", [&](auto* typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     using A = Wide<T>;
-    T* const to = static_cast<T*>(result.mutable_data_ptr());
-    torch::stable::parallel_for(0, g.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-      scale<A>(from + begin, to + begin, end - begin, static_cast<A>(value));
+    T* const to = static_cast<T*>(grad.mutable_data_ptr());
+    torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+      scale<A>(to + begin, end - begin, static_cast<A>(value));
     });
   });
-  return result;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
+  m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
 }
 
 }  // namespace camguide
