@@ -16,8 +16,8 @@ def markdown(lines: Iterable[dict]) -> str:
     for name, group in groups.items():
         cells = [_both(group, stage) for stage in COLUMNS]
         tags = _spread([line["map"]["stage3"] for line in group if "stage3" in line["map"]])
-        minutes = mean(sum(line["minutes"].values()) for line in group)
-        rows.append([name, str(len(group)), *cells, tags, _targets(group), f"{minutes:.0f}"])
+        minutes = mean(sum(line["minutes"].values()) for line in group)  # 0: not measured
+        rows.append([name, str(len(group)), *cells, tags, _targets(group), f"{minutes:.0f}" if minutes else ""])
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
