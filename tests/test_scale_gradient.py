@@ -69,6 +69,11 @@ class TestBackward:
         assert torch.equal(once, twice)
         assert torch.equal(once, torch.autograd.grad(2 * loss, x)[0])  # the last one, in place
 
+    def test_a_batch_of_factors(self):
+        x = torch.rand(1, 3, 8, 9, requires_grad=True)
+        (grads,) = torch.autograd.grad(self.loss(x), x, torch.tensor([1.0, -2.0]), is_grads_batched=True)
+        assert torch.equal(grads[0], self.gradient(x)) and torch.equal(grads[1], -2 * grads[0])
+
     def test_one_gradient_in_memory(self):
         x = torch.rand(1, 3, 8, 9, requires_grad=True)
         kept = []

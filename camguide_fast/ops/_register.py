@@ -163,16 +163,22 @@ def define_loss(
         if upstream is None:  # an undefined gradient is 0
             return (None,) * (1 + ctx.others)
         grad, scale = ctx.saved_tensors
-        # In place, since a gradient is the largest tensor here. Not where it will be asked for again (a kept graph),
-        # nor under tracing, whose tensors are of other types and which keeps what was saved as it was.
-        if type(grad) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
-            grad = grad.clone()
-        torch.ops.camguide_fast.scale_gradient_(grad, upstream * scale)
-        return (grad, *[None] * ctx.others)
+        return (_scaled(grad, upstream * scale), *[None] * ctx.others)
 
     define(schema, reference=row, fake=fake, kernel=kernel)
     name = schema[: schema.index("(")]
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=save, lib=library)
+
+
+def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor inside a backward: in place, since a gradient is the largest tensor there, unless it will be needed
+    as it was: by another backward through a kept graph, by the other factors of a batch (`is_grads_batched`), or by
+    tracing, whose tensors are of other types."""
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()
+    if kept or torch._C._functorch.is_legacy_batchedtensor(factor) or type(grad) is not Tensor:
+        return (grad.to(factor.dtype) * factor).to(grad.dtype)
+    torch.ops.camguide_fast.scale_gradient_(grad, factor)
+    return grad
 
 
 def needs_grad(x: Tensor) -> bool:
