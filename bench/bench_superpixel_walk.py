@@ -37,7 +37,7 @@ def numpy_scipy(target, segments, picture):
 
 
 def eager(target, segments, image, n):
-    graph = reference.superpixel_graph(segments, image, SIGMA, False, n)
+    graph = reference.superpixel_graph(segments, image, SIGMA, False, n, True)
     return reference.superpixel_random_walk(target, segments, *graph, ITERATIONS)
 
 

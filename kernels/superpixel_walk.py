@@ -1,6 +1,7 @@
 """Launches csrc/cuda/superpixel_walk.cu, where the formulas stand.
 
-Nothing waits for the device: `num_segments` comes from the caller, and the lists of edges have their worst-case length.
+Nothing waits for the device: `num_segments` comes from the caller, and the lists of edges have their worst-case length,
+unless they are wanted `exact`.
 """
 
 import torch
@@ -15,7 +16,7 @@ LARGEST_SHARED = 99 * 1024  # what a block has on every GPU
 
 
 def superpixel_graph(
-    segments: Tensor, image: Tensor, sigma_color: float, squared: bool, num_segments: int
+    segments: Tensor, image: Tensor, sigma_color: float, squared: bool, num_segments: int, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [B, H, W], [B, 3, H, W] -> [B, N], [B, N + 1], [B, E], [B, E]
     segments, image = segments.contiguous(), image.contiguous()
     (b, h, w), n = segments.shape, num_segments
@@ -37,6 +38,9 @@ def superpixel_graph(
         tensors = (segments, bounds, means, offsets, neighbours, transition)
         settings = (sigma_color, int(squared))
         launch("find_edges", nodes, threads, *tensors, *size, slots, words, *settings, shared=4 * words)
+    if exact:
+        edges = int(offsets[:, -1].max())
+        neighbours, transition = neighbours[:, :edges].contiguous(), transition[:, :edges].contiguous()
     return counts, offsets, neighbours, transition
 
 

@@ -152,6 +152,24 @@ def test_worst_case_of_edges():
     assert graph.neighbours[0].tolist() == [1, 2, 0, 2, 0, 1]
 
 
+def test_lists_are_as_long_as_the_batch_needs():
+    """Under torch.compile, which cannot look, as long as it might need. What is left free is 0."""
+    segments = torch.tensor([[[0, 0, 1, 1]], [[0, 1, 2, 3]]], dtype=torch.int32)
+    image = torch.rand(2, 3, 1, 4)
+    graph = ops.superpixel_graph(segments, image)
+    assert graph.offsets[:, -1].tolist() == [2, 6]
+    assert graph.neighbours.tolist() == [[1, 0, 0, 0, 0, 0], [1, 0, 2, 1, 3, 2]]
+    assert graph.transition[0].tolist() == [1, 1, 0, 0, 0, 0]
+    longest = torch.compile(lambda: ops.superpixel_graph(segments, image, num_segments=9), fullgraph=True)()
+    assert longest.neighbours.shape == (2, 6)  # the image has no more
+    halves = torch.tensor([0, 0, 1, 1], dtype=torch.int32).expand(1, 3, 4)
+    for exact, edges in ((True, 2), (False, 34)):
+        args = (halves, torch.rand(1, 3, 3, 4), 2.0, False, 9, exact)
+        ours, twin = torch.ops.camguide_fast.superpixel_graph(*args), reference.superpixel_graph(*args)
+        assert ours[2].shape == (1, edges) and torch.equal(ours[2], twin[2])
+        assert torch.equal(ours[3], twin[3])
+
+
 def test_batch_strides_and_float_image(natural):
     target, segments, image = tensors(*natural)
     target, flipped = target.float(), (t.flip(-1) for t in tensors(*natural))
@@ -196,7 +214,7 @@ def random_case(batch, maps, height, width, num_segments, dtype=torch.float32):
 def test_native_equals_twin(shape, squared):
     target, segments, image = random_case(*shape)
     sigma, n = 9.0, shape[-1]
-    twin = ops.SuperpixelGraph(segments, *reference.superpixel_graph(segments, image.double(), sigma, squared, n))
+    twin = ops.SuperpixelGraph(segments, *reference.superpixel_graph(segments, image.double(), sigma, squared, n, True))
     graph = ops.superpixel_graph(segments, image, sigma, squared, n)
     for ours, theirs in zip(graph[:4], twin[:4], strict=True):
         assert torch.equal(ours, theirs)
@@ -206,7 +224,7 @@ def test_native_equals_twin(shape, squared):
     assert (out - expected).abs().max() <= 1e-5 * expected.max()
     fine = ops.superpixel_random_walk(target.double(), graph=twin)
     torch.testing.assert_close(fine, expected, rtol=1e-12, atol=1e-12)
-    single = reference.superpixel_graph(segments, image, sigma, squared, n)
+    single = reference.superpixel_graph(segments, image, sigma, squared, n, True)
     single_out = reference.superpixel_random_walk(target, segments, *single, 12)
     assert (single_out - expected).abs().max() <= 1e-5 * expected.max()
 
@@ -217,7 +235,7 @@ def test_native_equals_twin_in_every_dtype(dtype, image_dtype):
     target, segments, image = random_case(2, 5, 19, 22, 30, dtype)
     image = (image * 255).to(torch.uint8) if image_dtype == torch.uint8 else image.to(image_dtype)
     graph = ops.superpixel_graph(segments, image, num_segments=30)
-    twin = reference.superpixel_graph(segments, image, 2.0, False, 30)
+    twin = reference.superpixel_graph(segments, image, 2.0, False, 30, True)
     assert graph.transition.dtype == twin[3].dtype
     torch.testing.assert_close(graph.transition, twin[3], rtol=1e-4, atol=1e-5)
     out = ops.superpixel_random_walk(target, graph=graph)
@@ -271,7 +289,8 @@ def test_opcheck_and_compile():
         torch.randint(0, 9, (2, 6, 7), dtype=torch.int32),
         torch.rand(2, 3, 6, 7),
     )
-    torch.library.opcheck(torch.ops.camguide_fast.superpixel_graph.default, (segments, image, 2.0, False, 9))
+    for exact in (True, False):
+        torch.library.opcheck(torch.ops.camguide_fast.superpixel_graph.default, (segments, image, 2.0, False, 9, exact))
     graph = ops.superpixel_graph(segments, image, num_segments=9)
     torch.library.opcheck(torch.ops.camguide_fast.superpixel_random_walk.default, (target, *graph, 12))
 

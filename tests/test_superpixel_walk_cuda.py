@@ -30,7 +30,7 @@ def case(batch, maps, height, width, n, dtype=torch.float32, image=torch.float32
 def exact(target, segments, image, sigma, squared, n, iterations=12):
     """The twin in fp64, from bytes divided in fp32 as everywhere."""
     image = image.float() / 255 if image.dtype == torch.uint8 else image
-    graph = reference.superpixel_graph(segments, image.double(), sigma, squared, n)
+    graph = reference.superpixel_graph(segments, image.double(), sigma, squared, n, False)
     return graph, reference.superpixel_random_walk(target.double(), segments, *graph, iterations)
 
 
@@ -58,14 +58,13 @@ def test_equals_the_twin(shape, squared):
     target, segments, image = case(*shape)
     n = shape[-1]
     twin, expected = exact(target, segments, image, 9.0, squared, n)
-    graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, squared, n), ORDERS)
+    graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, squared, n, False), ORDERS)
     check_graph(graph, twin, dict(rtol=2e-5, atol=1e-6))
-    check_graph(graph, ops.superpixel_graph(segments, image, 9.0, squared, n)[1:], dict(rtol=1e-6, atol=1e-7))
+    native = torch.ops.camguide_fast.superpixel_graph(segments, image, 9.0, squared, n, False)
+    check_graph(graph, native, dict(rtol=1e-6, atol=1e-7))
     for largest_shared in (kernels.LARGEST_SHARED, 0):  # steps in shared memory, or a launch each
         with mock.patch.object(kernels, "LARGEST_SHARED", largest_shared):
-            walk = cuda_host.every_order(
-                lambda: kernels.superpixel_random_walk(target, segments, *graph, 12), ORDERS
-            )
+            walk = cuda_host.every_order(lambda: kernels.superpixel_random_walk(target, segments, *graph, 12), ORDERS)
         assert (walk - expected).abs().max() <= 1e-5 * expected.max()
 
 
@@ -75,7 +74,7 @@ def test_types(dtype, image):
     target, segments, colours = case(2, 5, 9, 14, 20, dtype, image)
     twin, expected = exact(target, segments, colours, 5.0, False, 20)
     with cuda_host.on_cpu(order=3):
-        graph = kernels.superpixel_graph(segments, colours, 5.0, False, 20)
+        graph = kernels.superpixel_graph(segments, colours, 5.0, False, 20, False)
         walk = kernels.superpixel_random_walk(target, segments, *graph, 12)
     assert graph[3].dtype == (torch.float64 if image == torch.float64 else torch.float32)
     check_graph(graph, twin, dict(rtol=1e-11, atol=1e-12) if image == torch.float64 else dict(rtol=5e-5, atol=1e-6))
@@ -94,16 +93,16 @@ def test_few_steps(iterations, largest_shared):
     target, segments, image = case(1, 6, 10, 17, 12)
     _, expected = exact(target, segments, image, 9.0, False, 12, iterations)
     with mock.patch.object(kernels, "LARGEST_SHARED", largest_shared), cuda_host.on_cpu(order=1):
-        graph = kernels.superpixel_graph(segments, image, 9.0, False, 12)
+        graph = kernels.superpixel_graph(segments, image, 9.0, False, 12, False)
         walk = kernels.superpixel_random_walk(target, segments, *graph, iterations)
     torch.testing.assert_close(walk.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_labels_more_than_bits_fit():
     _, segments, image = case(1, 1, 12, 14, 150)
-    expected = reference.superpixel_graph(segments, image, 9.0, False, 150)
+    expected = reference.superpixel_graph(segments, image, 9.0, False, 150, False)
     with mock.patch.object(kernels, "LABELS_AT_ONCE", 64):
-        graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, False, 150), ORDERS)
+        graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, False, 150, False), ORDERS)
     check_graph(graph, expected, dict(rtol=2e-5, atol=1e-6))
 
 
@@ -113,8 +112,8 @@ def test_a_superpixel_that_touches_all_others():
     segments[0, ::2, ::2] = torch.arange(1, 145, dtype=torch.int32).view(12, 12)
     segments = torch.where(segments > 70, segments + 150, segments)
     image = torch.rand(1, 3, 24, 24)
-    expected = reference.superpixel_graph(segments, image, 9.0, False, 300)
-    graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, False, 300), ORDERS)
+    expected = reference.superpixel_graph(segments, image, 9.0, False, 300, False)
+    graph = cuda_host.every_order(lambda: kernels.superpixel_graph(segments, image, 9.0, False, 300, False), ORDERS)
     check_graph(graph, expected, dict(rtol=2e-5, atol=1e-6))
     assert graph[1][0, 1] == 144
 
@@ -123,14 +122,14 @@ def test_constant_images_gaps_and_strides():
     target, segments, image = case(2, 3, 12, 19, 16)
     flat = torch.full_like(image, 0.3)
     with cuda_host.on_cpu():
-        graph = kernels.superpixel_graph(segments, flat, 2.0, False, 40)
+        graph = kernels.superpixel_graph(segments, flat, 2.0, False, 40, False)
         degree = graph[1].diff(dim=1)
         for b in range(2):
             weights = graph[3][b, : graph[1][b, -1]]
             torch.testing.assert_close(weights, (1 / degree[b].float()).repeat_interleave(degree[b]))
         expected = kernels.superpixel_random_walk(target, segments, *graph, 12)
         strided = [t.mT.contiguous().mT for t in (target, segments, flat)]
-        again = kernels.superpixel_graph(strided[1], strided[2], 2.0, False, 40)
+        again = kernels.superpixel_graph(strided[1], strided[2], 2.0, False, 40, False)
         assert all(cuda_host.same_bits(a, b) for a, b in zip(graph, again, strict=True))
         assert cuda_host.same_bits(kernels.superpixel_random_walk(*strided[:2], *again, 12), expected)
         constant = kernels.superpixel_random_walk(torch.full_like(target, 2.5), segments, *graph, 12)
@@ -142,7 +141,7 @@ def test_an_image_of_one_superpixel_keeps_its_mean():
     target = torch.rand(1, 2, 50, 70) + torch.tensor([0.0, 1e4]).view(1, 2, 1, 1)
     segments = torch.zeros(1, 50, 70, dtype=torch.int32)
     with cuda_host.on_cpu(order=2):
-        graph = kernels.superpixel_graph(segments, torch.rand(1, 3, 50, 70), 2.0, False, 1)
+        graph = kernels.superpixel_graph(segments, torch.rand(1, 3, 50, 70), 2.0, False, 1, False)
         walk = kernels.superpixel_random_walk(target, segments, *graph, 12)
     mean = target.double().mean((2, 3), keepdim=True).expand_as(walk)
     torch.testing.assert_close(walk.double(), mean, rtol=1e-7, atol=0)
@@ -153,7 +152,7 @@ def test_a_nan_reaches_its_image_alone():
     image[0, 1, 4, 4] = float("nan")
     target[1, 0, 2, 2] = float("nan")
     with cuda_host.on_cpu():
-        graph = kernels.superpixel_graph(segments, image, 2.0, False, 6)
+        graph = kernels.superpixel_graph(segments, image, 2.0, False, 6, False)
         walk = kernels.superpixel_random_walk(target, segments, *graph, 12)
     assert graph[3][0].isnan().any() and not graph[3][1].isnan().any()
     assert walk[0].isnan().any() and walk[1, 0].isnan().any() and not walk[1, 1].isnan().any()
@@ -163,12 +162,12 @@ def test_a_nan_reaches_its_image_alone():
 def test_a_missing_barrier_is_seen(op):
     """Guards the tests above."""
     target, segments, image = case(1, 3, 13, 29, 12)
-    source, graph = _cuda.source, reference.superpixel_graph(segments, image, 2.0, False, 12)
+    source, graph = _cuda.source, reference.superpixel_graph(segments, image, 2.0, False, 12, False)
 
     def result(order):
         with cuda_host.on_cpu(order):
             if op == "graph":
-                tensors = kernels.superpixel_graph(segments, image, 2.0, False, 12)
+                tensors = kernels.superpixel_graph(segments, image, 2.0, False, 12, False)
                 return torch.cat([t.double().flatten() for t in tensors])
             return kernels.superpixel_random_walk(target, segments, *graph, 12)
 

@@ -18,8 +18,9 @@ class SuperpixelGraph(NamedTuple):
     matrix.
 
     Row s of image b has the entries `offsets[b, s]` to `offsets[b, s + 1]` of `neighbours[b]` and
-    `transition[b]`. E is the number of directed edges that labels of this size can have at most,
-    min(N (N - 1), 4HW - 2H - 2W); entries from `offsets[b, N]` on mean nothing.
+    `transition[b]`; entries from `offsets[b, N]` on are 0. E is the most directed edges that an image of the batch
+    has. On CUDA, and under `torch.compile`, it is what labels of this size can have at most, min(N (N - 1),
+    4HW - 2H - 2W): nothing waits for the device.
     """
 
     segments: Tensor  # int32 [B, H, W]
@@ -29,10 +30,10 @@ class SuperpixelGraph(NamedTuple):
     transition: Tensor  # float [B, E]: P of Eq. 15, each row sums to 1; fp64 for an fp64 image, else fp32
 
 
-def _fake_graph(segments, image, sigma_color, squared, num_segments):
+def _fake_graph(segments, image, sigma_color, squared, num_segments, exact):
     batch, height, width = segments.shape
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    slots = edge_slots(height, width, num_segments)
+    slots = torch.library.get_ctx().new_dynamic_size() if exact else edge_slots(height, width, num_segments)
     return (
         segments.new_empty((batch, num_segments)),
         segments.new_empty((batch, num_segments + 1)),
@@ -46,8 +47,8 @@ def _fake_walk(target, segments, counts, offsets, neighbours, transition, iterat
 
 
 define(
-    "superpixel_graph(Tensor segments, Tensor image, float sigma_color, bool squared, int num_segments)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    "superpixel_graph(Tensor segments, Tensor image, float sigma_color, bool squared, int num_segments,"
+    " bool exact) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.superpixel_graph,
     fake=_fake_graph,
     kernel=("superpixel_walk", "cuda"),
@@ -83,7 +84,8 @@ def superpixel_graph(
             when omitted, which on CUDA waits for the device and under `torch.compile` breaks the graph.
 
     Returns:
-        A `SuperpixelGraph`. Memory: 8 bytes for each of the E edges that may occur, 8 MB an image at 512x512.
+        A `SuperpixelGraph`. Memory: 8 bytes for each of E edges. At 512x512 the most that may occur, which CUDA makes
+        room for, are 8 MB an image.
 
     Gradient: none.
 
@@ -108,7 +110,8 @@ def superpixel_graph(
             raise ValueError(f"segments must be in [0, {num_segments}) (num_segments), got {low} to {high}")
     check.finite("image", image)
     segments = segments.to(torch.int32).contiguous()
-    tensors = torch.ops.camguide_fast.superpixel_graph(segments, image, float(sigma_color), bool(squared), num_segments)
+    settings = (float(sigma_color), bool(squared), num_segments)
+    tensors = torch.ops.camguide_fast.superpixel_graph(segments, image, *settings, check.values(segments))
     return SuperpixelGraph(segments, *tensors)
 
 

@@ -13,9 +13,10 @@ from ._lab import lab
 
 
 def superpixel_graph(
-    segments: Tensor, image: Tensor, sigma_color: float, squared: bool, num_segments: int
+    segments: Tensor, image: Tensor, sigma_color: float, squared: bool, num_segments: int, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> counts [B, N], offsets [B, N + 1], neighbours [B, E], transition [B, E]"""
+    """-> counts [B, N], offsets [B, N + 1], neighbours [B, E], transition [B, E]; `exact`: E is what occurs, else what
+    may."""
     batch, height, width = segments.shape
     colours = lab(unit_image(image))
     counts = segments.new_zeros((batch, num_segments))
@@ -29,6 +30,9 @@ def superpixel_graph(
         offsets[i, 1:] = degree.cumsum(0)
         neighbours[i, : len(neighbour)] = neighbour
         transition[i, : len(neighbour)] = _transition(mean, node, neighbour, degree, sigma_color, squared)
+    if exact:
+        edges = int(offsets[:, -1].max())
+        neighbours, transition = neighbours[:, :edges].contiguous(), transition[:, :edges].contiguous()
     return counts, offsets, neighbours, transition
 
 

@@ -58,47 +58,48 @@ int64_t edge_slots(int64_t height, int64_t width, int64_t n) {  // directed edge
   return std::min(n * (n - 1), 2 * (height * (width - 1) + (height - 1) * width));
 }
 
-// What the lists leave free is 0: the same result every time.
-template <class A>
-void clear(A* begin, A* end) {
-  torch::stable::parallel_for(0, end - begin, 1 << 16, [&](int64_t i, int64_t j) { std::fill(begin + i, begin + j, A(0)); });
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
-    const Tensor& segments, const Tensor& image, double sigma_color, bool squared, int64_t num_segments) {
+    const Tensor& segments, const Tensor& image, double sigma_color, bool squared, int64_t num_segments, bool exact) {
   const int64_t batch = segments.size(0), height = segments.size(1), width = segments.size(2), n = num_segments;
-  const int64_t slots = edge_slots(height, width, n), pixels = height * width;
+  const int64_t pixels = height * width;
   STD_TORCH_CHECK(pixels <= std::numeric_limits<int32_t>::max(), "segments must have less than 2^31 pixels");
   const Tensor labels = torch::stable::contiguous(segments), colours = torch::stable::contiguous(image);
-  const auto dtype = image.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor counts = torch::stable::new_empty(segments, {batch, n});
-  Tensor offsets = torch::stable::new_empty(segments, {batch, n + 1});
-  Tensor neighbours = torch::stable::new_empty(segments, {batch, slots});
-  Tensor transition = torch::stable::new_empty(image, {batch, slots}, dtype);
+  std::vector<Superpixels> found(batch);
   with_image(colours, "image", [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     for_each_image(batch, [&](int64_t i) {
-      const int32_t* const own_labels = labels.const_data_ptr<int32_t>() + i * pixels;
+      found[i] = Reader<T>(data + i * 3 * pixels, labels.const_data_ptr<int32_t>() + i * pixels, height, width, n).read();
+    });
+  });
+  int64_t slots = 0;
+  for (const Superpixels& one : found) slots = std::max(slots, static_cast<int64_t>(2 * one.edges.size()));
+  if (!exact) slots = edge_slots(height, width, n);
+  Tensor counts = torch::stable::new_empty(segments, {batch, n});
+  Tensor offsets = torch::stable::new_empty(segments, {batch, n + 1});
+  Tensor neighbours = torch::stable::new_zeros(segments, {batch, slots});
+  const auto place = [&](auto zero, ScalarType dtype) {
+    using A = decltype(zero);
+    Tensor transition = torch::stable::new_zeros(image, {batch, slots}, dtype);
+    for_each_image(batch, [&](int64_t i) {
+      std::copy_n(found[i].counts.data(), n, counts.mutable_data_ptr<int32_t>() + i * n);
       int32_t* const own_offsets = offsets.mutable_data_ptr<int32_t>() + i * (n + 1);
       int32_t* const own_neighbours = neighbours.mutable_data_ptr<int32_t>() + i * slots;
-      const Superpixels found = Reader<T>(data + i * 3 * pixels, own_labels, height, width, n).read();
-      std::copy_n(found.counts.data(), n, counts.mutable_data_ptr<int32_t>() + i * n);
-      std::vector<double> exponents(2 * found.edges.size());
-      place_edges(found.edges, n, own_offsets, [&](const Edge& e, int32_t up, int32_t down) {
-        const double* const low = found.colours.data() + int64_t{e.low} * kMaps;
-        const double* const high = found.colours.data() + int64_t{e.high} * kMaps;
+      std::vector<double> exponents(2 * found[i].edges.size());
+      place_edges(found[i].edges, n, own_offsets, [&](const Edge& e, int32_t up, int32_t down) {
+        const double* const low = found[i].colours.data() + int64_t{e.low} * kMaps;
+        const double* const high = found[i].colours.data() + int64_t{e.high} * kMaps;
         double norm = 0;
         for (int c = 0; c < 3; ++c) norm += (low[c] - high[c]) * (low[c] - high[c]);
         exponents[up] = exponents[down] = -(squared ? norm : std::sqrt(norm)) / (2 * sigma_color * sigma_color);
         own_neighbours[up] = e.high;
         own_neighbours[down] = e.low;
       });
-      Wide<T>* const own_transition = transition.mutable_data_ptr<Wide<T>>() + i * slots;
-      transition_of(exponents.data(), own_offsets, n, own_transition);
-      clear(own_neighbours + own_offsets[n], own_neighbours + slots);
-      clear(own_transition + own_offsets[n], own_transition + slots);
+      transition_of(exponents.data(), own_offsets, n, transition.mutable_data_ptr<A>() + i * slots);
     });
-  });
+    return transition;
+  };
+  const bool fp64 = image.scalar_type() == ScalarType::Double;
+  const Tensor transition = fp64 ? place(0.0, ScalarType::Double) : place(0.0f, ScalarType::Float);
   return {counts, offsets, neighbours, transition};
 }
 

@@ -42,9 +42,7 @@ class KernelError(Exception):
     """What would have been undefined on a GPU."""
 
 
-def run(
-    source: str, kernel: str, blocks: int, threads: int, args: tuple, *, shared: int = 0, order: int = 0
-) -> None:
+def run(source: str, kernel: str, blocks: int, threads: int, args: tuple, *, shared: int = 0, order: int = 0) -> None:
     """One launch; tensors that are not inputs (const) are written. `source` as `_cuda.source` makes it."""
     library = _library(source)
     signature = getattr(library, f"cuda_host_signature_{kernel}")
