@@ -9,8 +9,39 @@ from camguide_fast.config import Config
 Changes = Mapping[str, Any]
 """{dotted name of a setting: its value}."""
 
+SGD: Changes = {
+    "network.dropout": 0.5,
+    "stage3.epochs": 3,
+    "stage3.optimizer.name": "sgd",
+    "stage3.optimizer.lr": 1e-3,
+    "stage3.optimizer.new_scale": 10.0,
+}
+"""Stage 3 as table III has it, at a rate for 180 iterations."""
+SLOW: Changes = SGD | {"stage3.optimizer.lr": 3e-4, "stage3.optimizer.new_scale": 300.0}
+
 VARIANTS: dict[str, Changes] = {
     "base": {},
+    # what the paper's table V takes away
+    "no-closing": {"stage3.closing": 0},
+    "no-local": {"stage3.lambda_loc": 0.0},
+    "no-closing-no-local": {"stage3.closing": 0, "stage3.lambda_loc": 0.0},
+    # optimisation of stage 3
+    "sgd": SGD,
+    "sgd-head-rate-x10": SGD | {"stage3.optimizer.new_scale": 100.0},
+    "sgd-rate-/3-head-rate-x10": SLOW,
+    "sgd-rate-/3-head-rate-x10-no-dropout": SLOW | {"network.dropout": 0.0},
+    "sgd-crf-every-step-tags-.1": SGD | {"stage3.crf_every": 1, "stage3.lambda_cls": 0.1},
+    "trunk-rate-/2.5-epochs-3": {
+        "stage3.epochs": 3,
+        "stage3.optimizer.lr": 2e-5,
+        "stage3.optimizer.new_scale": 50.0,
+    },
+    "rate-x2": {"stage3.optimizer.lr": 1e-4},
+    "rate-/2": {"stage3.optimizer.lr": 2.5e-5},
+    "head-rate-x3": {"stage3.optimizer.new_scale": 100.0},
+    "epochs-8": {"stage3.epochs": 8},
+    "batchnorm-train": {"stage3.batchnorm": "train"},
+    "no-average": {f"{stage}.average": 0.0 for stage in ("baseline", "teacher", "stage1", "stage2", "stage3")},
     # views of stage 3: scale of the images, and with it the resolution of the targets
     "crop-160": {"stage3.crop": 160, "stage3.long_side": (160, 288)},
     "crop-320": {"stage3.crop": 320, "stage3.long_side": (320, 560), "stage3.batch_size": 8},
@@ -21,7 +52,6 @@ VARIANTS: dict[str, Changes] = {
     "tau-.10-.20": {"stage3.low": 0.10, "stage3.high": 0.20},
     "tau-.20-.40": {"stage3.low": 0.20, "stage3.high": 0.40},
     # targets
-    "no-closing": {"stage3.closing": 0},
     "crf-every-step": {"stage3.crf_every": 1},
     "walk-sigma-1": {"stage3.walk_sigma": 1.0},
     "walk-sigma-5-squared": {"stage3.walk_sigma": 5.0, "stage3.walk_squared": True},
@@ -32,23 +62,13 @@ VARIANTS: dict[str, Changes] = {
     "smooth-literal": {"stage3.smooth": 1e-5},
     # which losses
     "no-edge": {"stage3.lambda_edge": 0.0},
-    "no-local": {"stage3.lambda_loc": 0.0},
     "no-walk": {"stage3.lambda_rw": 0.0},
     "no-crf": {"stage3.lambda_crf": 0.0},
     "targets-alone": {"stage3.lambda_edge": 0.0, "stage3.lambda_loc": 0.0},
     "tags-.1": {"stage3.lambda_cls": 0.1},
     "tags-alone": {f"stage3.lambda_{name}": 0.0 for name in ("crf", "rw", "edge", "loc")},
-    # optimisation of stage 3
-    "rate-x3": {"stage3.optimizer.lr": 3e-3},
-    "rate-x10": {"stage3.optimizer.lr": 1e-2},
-    "head-rate-x10": {"stage3.optimizer.new_scale": 100.0},
-    "rate-/3-head-rate-x10": {"stage3.optimizer.lr": 3e-4, "stage3.optimizer.new_scale": 300.0},
-    "rate-/3": {"stage3.optimizer.lr": 3e-4},
-    "epochs-6": {"stage3.epochs": 6},
-    "batchnorm-train": {"stage3.batchnorm": "train"},
-    "no-average": {f"{stage}.average": 0.0 for stage in ("baseline", "teacher", "stage1", "stage2", "stage3")},
     # head
-    "no-dropout": {"network.dropout": 0.0},
+    "dropout": {"network.dropout": 0.5},
     "width-64": {"network.width": 64},
     "parity-head": {"network.head": "parity", "network.width": 512},
     # stages 1 and 2
@@ -60,8 +80,6 @@ VARIANTS: dict[str, Changes] = {
     # teacher
     "teacher-puzzle": {"teacher.method": "puzzle"},
     "teacher-320": {"teacher.crop": 320, "teacher.long_side": (320, 560)},
-    # several at once
-    "crf-every-step-tags-.1": {"stage3.crf_every": 1, "stage3.lambda_cls": 0.1},
     # AffinityNet and walk
     "affinity-sgd": {
         "affinity.optimizer.name": "sgd",
