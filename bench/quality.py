@@ -21,12 +21,13 @@ from _quality_table import markdown
 from _variants import VARIANTS, changed
 
 from camguide_fast.checkpoint import load_model, write_atomic, write_json
-from camguide_fast.config import PRESETS, to_dict
+from camguide_fast.config import to_dict
 from camguide_fast.data import open_split, read_image
 from camguide_fast.fit import Where
 from camguide_fast.models import logits
 from camguide_fast.multi_scale import scale_maps
 from camguide_fast.pipeline import Args, Run
+from camguide_fast.presets import PRESETS
 from camguide_fast.results import read_rows
 from camguide_fast.tags import mean_average_precision
 

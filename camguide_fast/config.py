@@ -1,13 +1,11 @@
-"""Every setting of a run. A preset is a function that returns a whole `Config`.
+"""Every setting of a run; `presets.py` has whole ones.
 
-Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper");
-`paper()` keeps the literal values of tables I-III.
+Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
@@ -231,101 +229,6 @@ class Config:
     affinity: Affinity = field(default_factory=Affinity)
     walk: Walk = field(default_factory=Walk)
     inference: Inference = field(default_factory=Inference)
-
-
-def default() -> Config:
-    """Tables I-III with an optimiser that trains: 512 crops on one or two GPUs."""
-    puzzle_cam = Optimizer("sgd", lr=0.1, new_scale=10, bias_scale=2, momentum=0.0)
-    distill = Optimizer("adam", lr=1e-4, schedule="plateau")
-    return Config(
-        baseline=Classification(optimizer=puzzle_cam),
-        teacher=Classification(optimizer=puzzle_cam),
-        stage1=Distillation(optimizer=distill, cls_loss="hinge"),
-        stage2=Distillation(optimizer=distill, cls_loss="hinge", lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval"),
-        stage3=Refinement(epochs=10, optimizer=Optimizer("sgd", lr=0.009), amp=True),
-    )
-
-
-def paper() -> Config:
-    """Tables I-III cell by cell, with the network whose parameters the paper counts (15.41 M)."""
-    base = default()
-    adam = Optimizer("adam", lr=0.1, new_scale=1, schedule="plateau", patience=500, factor=0.5)
-    return replace(
-        base,
-        network=replace(base.network, student="resnet26", teacher="resnet50", head="parity", width=512),
-        stage1=replace(base.stage1, optimizer=adam, reg="raw"),
-        stage2=replace(base.stage2, optimizer=adam, reg="raw"),
-        stage3=replace(
-            base.stage3,
-            optimizer=Optimizer("sgd", lr=0.009, new_scale=1),
-            cls_loss="hinge",
-            local="classes",
-            smooth=1e-5,
-        ),
-    )
-
-
-def small() -> Config:
-    """A few hundred to a few thousand images on a CPU: ResNet-18 for both, 224 crops, bf16, BatchNorm of loaded
-    layers frozen, weights averaged over some hundred iterations.
-
-    PAPER: stage 3 has Adam and no dropout. In a few hundred iterations of SGD the head hardly leaves the zero that it
-    starts at.
-    """
-    classify = Optimizer("sgd", lr=0.003)
-    distill = Optimizer("sgd", lr=0.003)
-    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded", average=0.99)
-    return Config(
-        data=Data(crop=224, long_side=(224, 400), workers=2),
-        network=Network(teacher="resnet18", dropout=0.0),
-        baseline=Classification(epochs=8, optimizer=classify, **shared),
-        teacher=Classification(epochs=8, optimizer=classify, **shared),
-        stage1=Distillation(epochs=4, optimizer=distill, cls_loss="hinge", **shared),
-        stage2=Distillation(
-            epochs=2,
-            optimizer=distill,
-            lambda_cls=0.0,
-            lambda_reg=1.0,
-            batch_size=16,
-            amp=True,
-            batchnorm="eval",
-            average=0.99,
-        ),
-        stage3=Refinement(epochs=4, optimizer=Optimizer("adam", lr=5e-5, new_scale=30), low=0.15, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
-        inference=Inference(scales=(0.5, 0.75, 1.0)),
-    )
-
-
-def demo() -> Config:
-    """The generated set, from scratch, in minutes on two cores.
-
-    Thresholds and rate of stage 3 were chosen by the score on this set's own masks.
-    """
-    scratch = Optimizer("adam", lr=1e-3, new_scale=1)
-    shared = dict(batch_size=16, amp=True)
-    return Config(
-        data=Data(crop=96, long_side=(96, 144), workers=2),
-        network=Network(teacher="resnet18", width=64),
-        baseline=Classification(epochs=14, optimizer=scratch, **shared),
-        teacher=Classification(epochs=14, optimizer=scratch, **shared),
-        stage1=Distillation(epochs=6, optimizer=scratch, cls_loss="hinge", **shared),
-        stage2=Distillation(
-            epochs=2,
-            optimizer=replace(scratch, lr=1e-4),
-            lambda_cls=0.0,
-            lambda_reg=1.0,
-            batchnorm="eval",
-            **shared,
-        ),
-        stage3=Refinement(epochs=3, optimizer=Optimizer("adam", lr=1e-4), low=0.25, high=0.45, **shared),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
-        walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
-        inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {"default": default, "paper": paper, "small": small, "demo": demo}
 
 
 def to_dict(value: object) -> object:

@@ -16,10 +16,11 @@ import tyro
 
 from .checkpoint import read_json, write_json
 from .cli import pick_device, run_cli
-from .config import PRESETS, Config, from_dict, to_dict
+from .config import Config, from_dict, to_dict
 from .data import make_demo
 from .errors import UserError
 from .pipeline import NAMES, Args, Run, is_there, needs
+from .presets import PRESETS
 from .ranks import Where
 from .report import write_report
 from .results import format_table, read_rows

@@ -2,8 +2,9 @@
 
 import pytest
 
-from camguide_fast.config import PRESETS, from_dict, paper, to_dict
+from camguide_fast.config import from_dict, to_dict
 from camguide_fast.models import build_model
+from camguide_fast.presets import PRESETS, paper
 
 TABLE_I = {
     "network.teacher": "resnet50",

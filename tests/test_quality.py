@@ -10,9 +10,10 @@ from _quality_runs import stage_keys
 from _quality_table import markdown
 from _variants import VARIANTS, changed
 
-from camguide_fast.config import PRESETS, Config, to_dict
+from camguide_fast.config import Config, to_dict
 from camguide_fast.data import make_demo
 from camguide_fast.pipeline import Args
+from camguide_fast.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", VARIANTS)
