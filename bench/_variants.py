@@ -18,6 +18,7 @@ SGD: Changes = {
 }
 """Stage 3 as table III has it, at a rate for 180 iterations."""
 SLOW: Changes = SGD | {"stage3.optimizer.lr": 3e-4, "stage3.optimizer.new_scale": 300.0}
+"""The trunk at a third of that rate, the head at ten times it."""
 
 VARIANTS: dict[str, Changes] = {
     "base": {},
@@ -28,8 +29,16 @@ VARIANTS: dict[str, Changes] = {
     # optimisation of stage 3
     "sgd": SGD,
     "sgd-head-rate-x10": SGD | {"stage3.optimizer.new_scale": 100.0},
-    "sgd-rate-/3-head-rate-x10": SLOW,
-    "sgd-rate-/3-head-rate-x10-no-dropout": SLOW | {"network.dropout": 0.0},
+    "sgd-slow-trunk": SLOW,
+    "sgd-slow-trunk-no-dropout": SLOW | {"network.dropout": 0.0},
+    "sgd-slow-trunk-no-dropout-crop-384": SLOW
+    | {
+        "network.dropout": 0.0,
+        "stage3.crop": 384,
+        "stage3.long_side": (400, 640),
+        "stage3.batch_size": 8,
+        "stage3.epochs": 2,
+    },
     "sgd-crf-every-step-tags-.1": SGD | {"stage3.crf_every": 1, "stage3.lambda_cls": 0.1},
     "trunk-rate-/2.5-epochs-3": {
         "stage3.epochs": 3,
