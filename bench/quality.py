@@ -13,6 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -21,8 +22,10 @@ from _quality_table import markdown
 from _variants import VARIANTS, changed
 
 from camguide_fast.checkpoint import load_model, write_atomic, write_json
+from camguide_fast.cli import run_cli
 from camguide_fast.config import to_dict
 from camguide_fast.data import open_split, read_image
+from camguide_fast.errors import UserError
 from camguide_fast.fit import Where
 from camguide_fast.models import logits
 from camguide_fast.multi_scale import scale_maps
@@ -45,7 +48,7 @@ class Study:
     """Pretrained trunk, as in camguide_fast.train."""
     variants: tuple[str, ...] = ("base",)
     seeds: tuple[int, ...] = (0,)
-    until: str = "final"
+    until: Literal[STAGES] = "final"
     """The last stage to run."""
     preset: str = "small"
     fit_split: str = "train:200"
@@ -58,9 +61,9 @@ class Study:
 
 
 def main(study: Study) -> None:
-    unknown = set(study.variants) - set(VARIANTS)
-    if unknown:
-        raise SystemExit(f"--variants: {', '.join(sorted(unknown))}: expected some of {', '.join(VARIANTS)}")
+    for option, named, known in (("variants", study.variants, VARIANTS), ("preset", (study.preset,), PRESETS)):
+        if unknown := sorted(set(named) - set(known)):
+            raise UserError(f"--{option}: expected {' | '.join(known)}, got {' '.join(unknown)}")
     for seed in study.seeds:
         for name in study.variants:
             line = one_run(study, name, seed)
@@ -139,4 +142,5 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Study, description=__doc__))
+    study = tyro.cli(Study, description=__doc__)
+    run_cli(lambda: main(study))

@@ -1,5 +1,7 @@
 """compat.pydensecrf: a script written for pydensecrf runs after a change of its imports, with the same numbers."""
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -63,6 +65,22 @@ def from_features(image, probs, n):
     d.addPairwiseEnergy(far, compat=2)
     return np.array(d.inference(5))
 
+def points(image, probs, n):
+    d = dcrf.DenseCRF(image.shape[0] * image.shape[1], n)
+    d.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probs)))
+    d.addPairwiseEnergy(create_pairwise_bilateral(sdims=(50, 30), schan=9, img=image, chdim=2), compat=10)
+    d.addPairwiseEnergy(create_pairwise_gaussian(sdims=(3, 4), shape=image.shape[:2]), compat=3)
+    Q, tmp1, tmp2 = d.startInference()
+    for i in range(3):
+        d.stepInference(Q, tmp1, tmp2)
+    divergence.append(d.klDivergence(Q))
+    return np.array(Q)
+
+def points_alone(image, probs, n):
+    d = dcrf.DenseCRF(image.shape[0] * image.shape[1], n)
+    d.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probs)))
+    return np.array(d.inference(2))
+
 def forbidden_label(image, probs, n):
     d = dcrf.DenseCRF2D(image.shape[1], image.shape[0], n)
     probs = probs.copy()
@@ -80,7 +98,16 @@ def as_before(image, labels, n):
 divergence = []
 """
 LABELS = ("from_labels", "as_before")
-PROBS = ("from_softmax", "only_gaussian", "no_terms", "step_by_step", "from_features", "forbidden_label")
+PROBS = (
+    "from_softmax",
+    "only_gaussian",
+    "no_terms",
+    "step_by_step",
+    "from_features",
+    "points",
+    "points_alone",
+    "forbidden_label",
+)
 
 
 def script(package: str) -> dict:
@@ -155,6 +182,17 @@ def test_steps_from_any_q():
     np.testing.assert_allclose(mine, np.array(q), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (1, 1), (3, 4)], ids=str)
+def test_sides_of_points(shape):
+    """Points are pixels of an image, whose sides the features tell."""
+    energy = np.random.default_rng(0).random((2, math.prod(shape)), dtype=np.float32)
+    fields = densecrf.DenseCRF(math.prod(shape), 2), densecrf.DenseCRF2D(shape[1], shape[0], 2)
+    for crf in fields:
+        crf.setUnaryEnergy(energy)
+        crf.addPairwiseEnergy(utils.create_pairwise_gaussian((2, 3), shape), 3)
+    np.testing.assert_array_equal(*(crf.inference(3) for crf in fields))
+
+
 def test_constants_equal():
     theirs = pytest.importorskip("pydensecrf.densecrf")
     for name in dir(densecrf):
@@ -166,7 +204,7 @@ def test_what_is_not_covered_says_so():
     crf = densecrf.DenseCRF2D(4, 3, 2)
     with pytest.raises(ValueError, match="set the unary energy before"):
         crf.inference(1)
-    with pytest.raises(ValueError, match=r"shape \(2, 12\) \[nlabels, h \* w\], got \(2, 11\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 12\) \[nlabels, pixels\], got \(2, 11\)"):
         crf.setUnaryEnergy(np.zeros((2, 11), np.float32))
     with pytest.raises(NotImplementedError, match="NORMALIZE_SYMMETRIC"):
         crf.addPairwiseGaussian(3, 3, normalization=densecrf.NO_NORMALIZATION)
@@ -179,8 +217,6 @@ def test_what_is_not_covered_says_so():
         crf.addPairwiseBilateral(3, 3, np.ones((3, 4, 3), np.uint8), 3)
     with pytest.raises(NotImplementedError, match="cannot be mixed with addPairwiseGaussian"):
         crf.addPairwiseEnergy(utils.create_pairwise_gaussian((2, 2), (3, 4)), 3)
-    with pytest.raises(NotImplementedError, match=r"use DenseCRF2D\(w, h, nlabels\)"):
-        densecrf.DenseCRF(12, 2)
     with pytest.raises(ValueError, match="gt_prob"):
         utils.unary_from_labels(np.zeros(3), 2, 1.0)
     with pytest.raises(ValueError, match="scale"):
@@ -190,9 +226,13 @@ def test_what_is_not_covered_says_so():
 
 
 def test_features_that_are_not_covered_say_so():
+    scattered = densecrf.DenseCRF(7, 2)
+    for positions in (np.random.default_rng(0).random((2, 7)), utils.create_pairwise_gaussian((2, 2), (2, 4))[:, :7]):
+        with pytest.raises(NotImplementedError, match="got other positions"):
+            scattered.addPairwiseEnergy(positions, 3)
     crf = densecrf.DenseCRF2D(4, 3, 2)
     image = np.zeros((3, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"shape \[d, 12\] \[d, h \* w\], got \(2, 20\)"):
+    with pytest.raises(ValueError, match=r"shape \[d, 12\] \[d, pixels\], got \(2, 20\)"):
         crf.addPairwiseEnergy(utils.create_pairwise_gaussian((2, 2), (4, 5)), 3)
     with pytest.raises(NotImplementedError, match="three channels; got 3 features a pixel"):
         crf.addPairwiseEnergy(utils.create_pairwise_bilateral((2, 2), 5, image[..., 0]), 3)

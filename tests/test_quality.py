@@ -1,6 +1,8 @@
 """bench/quality.py: variants change what they name, runs share what they have in common, the table is right."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +90,22 @@ def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
     quality.main(replace(study, variants=("no-edge",)))  # again: nothing is trained, no line is said twice
     assert "no-edge-s0:" not in capsys.readouterr().out
     assert len(results.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["--variants", "bas"], "error: --variants: expected base | no-closing"),
+        (["--preset", "tiny"], "error: --preset: expected default | paper | small | demo, got tiny"),
+        (["--data", "nowhere"], "error: nowhere"),
+        (["--until", "stage4"], "invalid choice"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_what_cannot_run_is_said_in_one_line(asked, said, tmp_path):
+    command = [sys.executable, quality.__file__, "--data", str(tmp_path), "--out", str(tmp_path / "runs"), *asked]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_table():

@@ -98,6 +98,15 @@ def test_few_steps(iterations, largest_shared):
     torch.testing.assert_close(walk.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_lists_as_long_as_the_batch_needs():
+    _, segments, image = case(2, 1, 12, 14, 20)
+    with cuda_host.on_cpu(order=1):
+        graph = kernels.superpixel_graph(segments, image, 9.0, False, 20, True)
+    native = ops.superpixel_graph(segments, image, 9.0, num_segments=20)
+    check_graph(graph, native[1:], dict(rtol=1e-6, atol=1e-7))
+    assert graph[2].shape[1] == graph[1][:, -1].max()
+
+
 def test_labels_more_than_bits_fit():
     _, segments, image = case(1, 1, 12, 14, 150)
     expected = reference.superpixel_graph(segments, image, 9.0, False, 150, False)

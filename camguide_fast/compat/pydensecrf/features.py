@@ -9,10 +9,18 @@ _EXPECTED = (
 )
 
 
+def row_length(features: np.ndarray) -> int:
+    """Pixels in a row of the image whose features [d, h * w] these are: as many as share the first one's position."""
+    rows = features[0]
+    return int((rows != rows[0]).argmax()) or len(rows)
+
+
 def grid_sigmas(features: np.ndarray, h: int, w: int) -> tuple[float, float]:
     """The sigmas of rows and columns, which come first in `features` [d, h * w], d = 2 or 5."""
     if len(features) not in (2, 5):
         raise NotImplementedError(f"{_EXPECTED}; got {len(features)} features a pixel")
+    if features.shape[1] != h * w:
+        raise NotImplementedError(f"{_EXPECTED}; got other positions")
     rows, columns = features[:2].reshape(2, h, w)
     sigmas = tuple(
         float(1 / step) if step > 0 else 1.0 for step in (rows[-1, 0] / max(h - 1, 1), columns[0, -1] / max(w - 1, 1))
