@@ -1,8 +1,8 @@
 """`DenseCRF2D` and `DenseCRF` of pydensecrf over `ops.dense_crf`: same calls, same numbers (to 1e-3), several threads.
 
-The op has one image, symmetric normalisation and one weight a term. What asks for more raises `NotImplementedError`, and
-nothing is computed in its place: other normalisations, a compatibility that is no single weight, bilateral terms on
-different pictures, features other than those of `utils`. Kernel types differ in learning alone, so all are taken.
+The op has one image, symmetric normalisation and one weight a term. What asks for more raises `NotImplementedError`,
+and nothing is computed in its place: other normalisations, a compatibility that is no single weight, bilateral terms
+on different pictures, features other than those of `utils`. Kernel types differ in learning alone, so all are taken.
 """
 
 from numbers import Real
@@ -19,8 +19,8 @@ _FORBIDDEN = 1e4  # an energy out of reach of all others: the op takes finite on
 
 
 class DenseCRF:
-    """Mean field over `npoints` pixels with `nlabels` labels; arrays are NumPy's. The pixels are those of an image row by
-    row, whose sides are read from the first features."""
+    """Mean field over `npoints` pixels with `nlabels` labels; arrays are NumPy's. The pixels are those of an image row
+    by row, whose sides are read from the first features."""
 
     def __init__(self, npoints: int, nlabels: int) -> None:
         self._pixels, self._labels = npoints, nlabels
