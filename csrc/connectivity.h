@@ -24,12 +24,12 @@ struct Strip {
 
 class Connectivity {
  public:
-  // labels [H, stride]
-  Connectivity(const int32_t* labels, int64_t stride, int64_t height, int64_t width)
-      : labels_(labels), stride_(stride), height_(height), width_(width), words_((width + 63) / 64),
+  // labels [H, W]
+  Connectivity(const int32_t* labels, int64_t height, int64_t width)
+      : labels_(labels), height_(height), width_(width), words_((width + 63) / 64),
         starts_(height * words_), start_(ids()), parent_(ids()), number_(ids() + kOverread), first_(height) {}
 
-  void operator()(int64_t smallest, int32_t* out) {  // [H, W]
+  void operator()(int64_t smallest, int32_t* out) {  // [H, W], may be the labels
     for (int64_t y = 0; y < height_; y += kRows) strips_.push_back({y, std::min(y + kRows, height_), 0, 0});
     const int64_t strips = static_cast<int64_t>(strips_.size());
     torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
@@ -46,7 +46,7 @@ class Connectivity {
   static constexpr int64_t kRows = 64, kOverread = 16;
 
   const int32_t* const labels_;
-  const int64_t stride_, height_, width_, words_;
+  const int64_t height_, width_, words_;
   std::vector<Strip> strips_;
   Buffer<uint64_t> starts_;  // [H, words]: where runs start
   Buffer<int32_t> start_;    // first pixel of a run in the raster
@@ -59,7 +59,7 @@ class Connectivity {
   static CAMGUIDE_MULTIVERSION void find_runs(Connectivity& c, Strip& strip) {
     int32_t id = strip.first = static_cast<int32_t>(strip.top * c.width_ + strip.top / kRows);
     for (int64_t y = strip.top; y < strip.bottom; ++y) {
-      const int32_t* const row = c.labels_ + y * c.stride_;
+      const int32_t* const row = c.labels_ + y * c.width_;
       c.first_[y] = id;
       for (int64_t x = 0; x < c.width_; x += 64) {
         const int64_t border = x == 0, n = std::min<int64_t>(64, c.width_ - x);  // the first pixel has nothing before it
@@ -83,9 +83,9 @@ class Connectivity {
   CAMGUIDE_INLINE void join_row(int64_t y) {
     int32_t above = first_[y - 1] - 1, below = first_[y] - 1;  // runs of the pixels before the word
     for (int64_t w = 0; w < words_; ++w) {
-      const int32_t* const at = labels_ + y * stride_ + 64 * w;
+      const int32_t* const at = labels_ + y * width_ + 64 * w;
       const uint64_t high = starts_[(y - 1) * words_ + w], low = starts_[y * words_ + w];
-      const uint64_t equal = bits_of(std::min<int64_t>(64, width_ - 64 * w), [&](int64_t i) { return at[i] == at[i - stride_]; });
+      const uint64_t equal = bits_of(std::min<int64_t>(64, width_ - 64 * w), [&](int64_t i) { return at[i] == at[i - width_]; });
       each_bit(equal & (high | low), [&](int64_t i) {
         const uint64_t up_to = ~uint64_t{0} >> (63 - i);
         unite(above + __builtin_popcountll(high & up_to), below + __builtin_popcountll(low & up_to));

@@ -3,6 +3,8 @@
 
 #include "slic_picture.h"
 
+#include "bits.h"
+
 #include <cmath>
 #include <vector>
 
@@ -55,47 +57,43 @@ struct Sum {  // of the pixels of a centre
 };
 
 struct Centre {
-  int32_t index;
   float floor_y, floor_x, y, x, L, a, b;
 };
 
-// The centres that have pixels, sorted by tile (one reach wide), within it by index.
+// The centres that have pixels, by index, and the indices by tile (one reach wide).
 struct Centres {
+  Grid grid;
   int64_t tiles_y, tiles_x;
-  std::vector<Centre> sorted;
-  std::vector<int32_t> tile_of, first;  // tile of each centre or -1; first centre of each tile
+  std::vector<Centre> of;
+  std::vector<int32_t> tile_of, by_tile, first;  // tile of each centre or -1; first of each tile
 
   Centres(const Picture& picture, const Grid& grid)
-      : tiles_y(blocks_of(picture.height, grid.y.reach)),
+      : grid(grid),
+        tiles_y(blocks_of(picture.height, grid.y.reach)),
         tiles_x(blocks_of(picture.width, grid.x.reach)),
+        of(grid.size()),
         tile_of(grid.size()),
+        by_tile(grid.size()),
         first(tiles_y * tiles_x + 1) {}
 
-  void update(const std::vector<Sum>& sums, const Grid& grid) {
+  void update(const std::vector<Sum>& sums) {
     std::fill(first.begin(), first.end(), 0);
-    const auto mean = [](int64_t total, int64_t n) { return static_cast<double>(total) / static_cast<double>(n); };
-    for (size_t k = 0; k < tile_of.size(); ++k) {
+    for (size_t k = 0; k < of.size(); ++k) {
       const Sum& s = sums[k];
       tile_of[k] = -1;
       if (s.count == 0) continue;
-      tile_of[k] = static_cast<int32_t>(s.y / s.count / grid.y.reach * tiles_x + s.x / s.count / grid.x.reach);
+      const double n = static_cast<double>(s.count);
+      const auto mean = [&](int64_t total) { return static_cast<float>(static_cast<double>(total) / n); };
+      const int64_t y = s.y / s.count, x = s.x / s.count;
+      of[k] = {
+          static_cast<float>(y), static_cast<float>(x), mean(s.y), mean(s.x),
+          mean(s.colour[0]),     mean(s.colour[1]),     mean(s.colour[2])};
+      tile_of[k] = static_cast<int32_t>(y / grid.y.reach * tiles_x + x / grid.x.reach);
       ++first[tile_of[k] + 1];
     }
     for (size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
-    sorted.resize(first.back());
-    for (size_t k = 0; k < tile_of.size(); ++k) {
-      if (tile_of[k] < 0) continue;
-      const Sum& s = sums[k];
-      const double y = mean(s.y, s.count), x = mean(s.x, s.count);
-      sorted[first[tile_of[k]]++] = {
-          static_cast<int32_t>(k),
-          static_cast<float>(s.y / s.count),
-          static_cast<float>(s.x / s.count),
-          static_cast<float>(y),
-          static_cast<float>(x),
-          static_cast<float>(mean(s.colour[0], s.count)),
-          static_cast<float>(mean(s.colour[1], s.count)),
-          static_cast<float>(mean(s.colour[2], s.count))};
+    for (size_t k = 0; k < of.size(); ++k) {
+      if (tile_of[k] >= 0) by_tile[first[tile_of[k]]++] = static_cast<int32_t>(k);
     }
     for (size_t i = first.size() - 1; i > 0; --i) first[i] = first[i - 1];
     first[0] = 0;
@@ -108,35 +106,56 @@ struct Extent {  // of pixels, ends included
 
 // The centres whose windows meet a region, ascending by index, then fillers in nobody's reach up to a multiple of 16.
 struct Near {
-  std::vector<Centre> list;
+  const int64_t room;  // a multiple of 64
+  const float y_window, x_window;
   int64_t count = 0;  // with fillers
-  Buffer<float> y, x, floor_y, floor_x, L, a, b;
-  Buffer<float> lower;  // bound of the distances from a block
+  Buffer<float> y{room}, x{room}, floor_y{room}, floor_x{room}, L{room}, a{room}, b{room};
+  Buffer<int32_t> index{room};
+  Buffer<float> lower{room};  // bound of the distances from a block; inf behind the last, up to a multiple of 64
 
-  explicit Near(int64_t centres) : Near(0, blocks_of(centres, kLanes) * kLanes) {}
+  explicit Near(const Grid& grid)
+      : room(blocks_of(grid.size(), 64) * 64), y_window(2 * grid.y.reach), x_window(2 * grid.x.reach) {
+    std::fill_n(+seen, room / 64, 0);
+  }
 
-  __attribute__((noinline)) void gather(const Centres& centres, const Grid& grid, const Extent& at) {
-    list.clear();
-    const int64_t y_window = 2 * grid.y.reach, x_window = 2 * grid.x.reach;
-    const int64_t top = std::max<int64_t>(at.top - y_window, 0) / grid.y.reach;
-    const int64_t bottom = std::min((at.bottom + y_window) / grid.y.reach, centres.tiles_y - 1);
-    const int64_t left = std::max<int64_t>(at.left - x_window, 0) / grid.x.reach;
-    const int64_t right = std::min((at.right + x_window) / grid.x.reach, centres.tiles_x - 1);
+  __attribute__((noinline)) void gather(const Centres& centres, const Extent& at) {
+    const int64_t y_reach = centres.grid.y.reach, x_reach = centres.grid.x.reach;
+    const int64_t top = std::max<int64_t>(at.top - 2 * y_reach, 0) / y_reach;
+    const int64_t bottom = std::min(at.bottom / y_reach + 2, centres.tiles_y - 1);
+    const int64_t left = std::max<int64_t>(at.left - 2 * x_reach, 0) / x_reach;
+    const int64_t right = std::min(at.right / x_reach + 2, centres.tiles_x - 1);
+    int32_t low = std::numeric_limits<int32_t>::max(), high = 0;
     for (int64_t row = top; row <= bottom; ++row) {
-      const auto* const first = centres.first.data() + row * centres.tiles_x;
-      list.insert(list.end(), centres.sorted.begin() + first[left], centres.sorted.begin() + first[right + 1]);
+      const int32_t* const first = centres.first.data() + row * centres.tiles_x;
+      for (int32_t i = first[left]; i < first[right + 1]; ++i) {
+        const int32_t k = centres.by_tile[i];
+        seen[k / 64] |= uint64_t{1} << (k % 64);
+        low = std::min(low, k), high = std::max(high, k);
+      }
     }
-    std::sort(list.begin(), list.end(), [](const Centre& i, const Centre& j) { return i.index < j.index; });
-    count = blocks_of(static_cast<int64_t>(list.size()), kLanes) * kLanes;
-    list.resize(count, Centre{-1, -kInfinity, -kInfinity, 0, 0, 0, 0, 0});
-    for (int64_t i = 0; i < count; ++i) {
-      const Centre& c = list[i];
-      y[i] = c.y, x[i] = c.x, floor_y[i] = c.floor_y, floor_x[i] = c.floor_x, L[i] = c.L, a[i] = c.a, b[i] = c.b;
+    count = 0;
+    for (int64_t word = low / 64; word <= high / 64; ++word) {
+      each_bit(seen[word], [&](int64_t bit) {
+        const Centre& c = centres.of[64 * word + bit];
+        const bool out = c.floor_y < at.top - y_window || c.floor_y > at.bottom + y_window ||
+                         c.floor_x < at.left - x_window || c.floor_x > at.right + x_window;
+        append(c, static_cast<int32_t>(64 * word + bit));
+        count -= out;
+      });
+      seen[word] = 0;
     }
+    while (count % kLanes) append({-kInfinity, -kInfinity, 0, 0, 0, 0, 0}, -1);
+    std::fill(lower + count, lower + blocks_of(count, 64) * 64, kInfinity);
   }
 
  private:
-  Near(int, int64_t n) : y(n), x(n), floor_y(n), floor_x(n), L(n), a(n), b(n), lower(n) {}
+  Buffer<uint64_t> seen{room / 64};  // bit k: centre k has been met
+
+  CAMGUIDE_INLINE void append(const Centre& c, int32_t k) {
+    y[count] = c.y, x[count] = c.x, floor_y[count] = c.floor_y, floor_x[count] = c.floor_x;
+    L[count] = c.L, a[count] = c.a, b[count] = c.b, index[count] = k;
+    ++count;
+  }
 };
 
 }  // namespace

@@ -25,28 +25,31 @@ struct Colours {  // of 16 pixels
   float Lab[3][kLanes];
 };
 
+struct alignas(64) Labels {  // of a block, row by row
+  int32_t of[kBlockRows * kLanes];
+};
+
 struct Box {  // smallest and largest L, a, b
   float low[3], high[3];
 };
 
 // One image while it is clustered. What lies right of the image repeats its last column.
 struct Picture {
-  int64_t height, width, columns;  // columns of blocks
-  Buffer<Colours> colours;         // [H, columns]
-  Buffer<int32_t> label;           // [H, columns * 16]
-  Buffer<Box> boxes;               // of blocks
-  Buffer<float> limits;            // of blocks: what the largest distance is guessed to be
+  int64_t height, width, rows, columns;  // rows and columns of blocks
+  Buffer<Colours> colours;               // [rows, columns, 8]
+  Buffer<Labels> label;                  // [rows, columns]
+  Buffer<Box> boxes;                     // the same
+  Buffer<float> limits;                  // the same: what the largest distance is guessed to be
 
   Picture(int64_t height, int64_t width)
       : height(height),
         width(width),
+        rows(blocks_of(height, kBlockRows)),
         columns(blocks_of(width, kLanes)),
-        colours(height * columns),
-        label(height * columns * kLanes),
-        boxes(blocks_of(height, kBlockRows) * columns),
-        limits(blocks_of(height, kBlockRows) * columns) {}
-
-  int64_t stride() const { return columns * kLanes; }
+        colours(rows * columns * kBlockRows),
+        label(rows * columns),
+        boxes(rows * columns),
+        limits(rows * columns) {}
 };
 
 template <class T>
@@ -112,7 +115,8 @@ CAMGUIDE_MULTIVERSION void stretch_row(const float* row, Stretch<float> stretch,
   stretch_row<float>(row, stretch, width, out);
 }
 
-CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Colours* out) {  // rgb: linear, [3, columns * 16]
+// A row of blocks' rows, out[0] in the first of them; rgb: linear, [3, columns * 16].
+CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Colours* out) {
   const float *r = rgb, *g = r + columns * kLanes, *b = g + columns * kLanes;
   for (int64_t i = 0; i < columns; ++i, r += kLanes, g += kLanes, b += kLanes) {
     Colours c;
@@ -122,20 +126,21 @@ CAMGUIDE_MULTIVERSION void colours_of_row(const float* rgb, int64_t columns, Col
       c.Lab[1][x] = round_even(pixel.a * kColourScale);
       c.Lab[2][x] = round_even(pixel.b * kColourScale);
     }
-    out[i] = c;
+    out[i * kBlockRows] = c;
   }
 }
 
 CAMGUIDE_MULTIVERSION void find_boxes(const Picture& picture, int64_t block_row) {
-  const int64_t top = block_row * kBlockRows, bottom = std::min(top + kBlockRows, picture.height);
+  const int64_t rows = std::min(kBlockRows, picture.height - block_row * kBlockRows);
   for (int64_t i = 0; i < picture.columns; ++i) {
-    Box& box = picture.boxes[block_row * picture.columns + i];
+    const int64_t block = block_row * picture.columns + i;
+    Box& box = picture.boxes[block];
     for (int64_t c = 0; c < 3; ++c) {
       float low[kLanes], high[kLanes];
       std::fill_n(low, kLanes, kInfinity);
       std::fill_n(high, kLanes, -kInfinity);
-      for (int64_t y = top; y < bottom; ++y) {
-        const float* const v = picture.colours[y * picture.columns + i].Lab[c];
+      for (int64_t row = 0; row < rows; ++row) {
+        const float* const v = picture.colours[block * kBlockRows + row].Lab[c];
         for (int64_t x = 0; x < kLanes; ++x) {
           low[x] = v[x] < low[x] ? v[x] : low[x];
           high[x] = v[x] > high[x] ? v[x] : high[x];
@@ -149,14 +154,14 @@ CAMGUIDE_MULTIVERSION void find_boxes(const Picture& picture, int64_t block_row)
 
 template <class T>
 void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
-  const int64_t pixels = picture.height * picture.width, stride = picture.stride();
+  const int64_t pixels = picture.height * picture.width, stride = picture.columns * kLanes;
   const auto [low, high] = range_of(image, 3 * pixels);
   const Stretch<Wide<T>> stretch{low, high > low ? high - low : Wide<T>(1)};
   float table[256];
   if constexpr (std::is_same_v<T, uint8_t>) {
     for (int v = 0; v < 256; ++v) table[v] = stretch(static_cast<float>(v));
   }
-  torch::stable::parallel_for(0, blocks_of(picture.height, kBlockRows), 2, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, picture.rows, 2, [&](int64_t begin, int64_t end) {
     const Buffer<float> rgb(3 * stride);
     for (int64_t y = begin * kBlockRows; y < std::min(end * kBlockRows, picture.height); ++y) {
       for (int64_t c = 0; c < 3; ++c) {
@@ -169,7 +174,7 @@ void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
         }
         std::fill(out + picture.width, out + stride, out[picture.width - 1]);
       }
-      colours_of_row(rgb, picture.columns, picture.colours + y * picture.columns);
+      colours_of_row(rgb, picture.columns, picture.colours + y / kBlockRows * picture.columns * kBlockRows + y % kBlockRows);
     }
     for (int64_t i = begin; i < end; ++i) find_boxes(picture, i);
   });
