@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "buffer.h"
 #include "parallel.h"
 #include "permutohedral.h"
 
@@ -34,13 +35,13 @@ template <class A>
 struct Lattice {
   Tiles tiles;
   int corners;                   // D = d + 1 in d dimensions
-  Array<uint16_t> corner;        // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
-  Array<A> weight;               // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
+  Buffer<uint16_t> corner;        // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
+  Buffer<A> weight;               // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
   std::vector<int64_t> begin;    // [tiles + 1]: where a tile's rows begin among all, G in number
-  Array<uint32_t> vertex;        // [G]: the vertex that a row of a tile belongs to
+  Buffer<uint32_t> vertex;        // [G]: the vertex that a row of a tile belongs to
   int64_t vertices = 0;          // M
-  Array<uint32_t> first_copy;    // [M + 1]: where a vertex begins in `copy`
-  Array<uint32_t> copy;          // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
+  Buffer<uint32_t> first_copy;    // [M + 1]: where a vertex begins in `copy`
+  Buffer<uint32_t> copy;          // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
   std::vector<std::vector<uint32_t>> lines[6];  // for each axis: 2 vertex + (whether the next one follows it on its line)
 
   Lattice(const Tiles& tiles, int corners)
@@ -144,7 +145,7 @@ CAMGUIDE_MULTIVERSION void scale_weights(const Lattice<A>& l, int64_t tile, cons
 // D^-1/2 on both sides of the filter, D = diag(L 1), goes into the weights.
 template <class A>
 void normalize(const Lattice<A>& l) {
-  const Array<A> rows(l.rows()), at(l.vertices);
+  const Buffer<A> rows(l.rows()), at(l.vertices);
   for_each(l.tiles.count, [&](int64_t tile) { splat_ones(l, tile, rows.get()); });
   merge_and_blur<A, 1>(l, rows.get(), at.get());
   for_each(l.tiles.count, [&](int64_t tile) { scale_weights(l, tile, at.get(), rows.get()); });

@@ -88,12 +88,12 @@ CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<A>& l, 
 class VertexTable {
  public:
   // `keys` of the tiles' rows; first[g] is the first row with the key of row g.
-  VertexTable(const Array<int64_t>& keys, const Array<uint32_t>& first) : shares_(torch::stable::get_num_threads()) {
+  VertexTable(const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) : shares_(torch::stable::get_num_threads()) {
     for_each(shares_.size(), [&](int64_t share) { fill(share, keys, first); });
   }
 
   // From here on the table gives vertex[row] in place of the row.
-  void number(const Array<uint32_t>& vertex) {
+  void number(const Buffer<uint32_t>& vertex) {
     for_each(shares_.size(), [&](int64_t share) {
       for (Slot& slot : shares_[share]) slot.number = slot.number == none ? none : vertex[slot.number];
     });
@@ -121,7 +121,7 @@ class VertexTable {
 
   CAMGUIDE_INLINE uint64_t share_of(uint64_t mixed) const { return (mixed >> 32) * shares_.size() >> 32; }
 
-  void fill(uint64_t share, const Array<int64_t>& keys, const Array<uint32_t>& first) {
+  void fill(uint64_t share, const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) {
     const int64_t n = keys.size();
     std::vector<Slot>& slots = shares_[share];
     slots.resize(256);
@@ -163,13 +163,13 @@ class VertexTable {
 
 // Lays out the lines of each axis: chains of neighbours, found from the vertex where they begin.
 template <class A, int d>
-void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& table, const Array<int64_t>& keys) {
+void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& table, const Buffer<int64_t>& keys) {
   constexpr int D = d + 1;
   constexpr int64_t block = 1024;
   constexpr uint32_t none = VertexTable::none;
   const int64_t m = l.vertices;
-  const Array<uint32_t> next(D * m);
-  const Array<uint8_t> follows(D * (m + 1));  // whether a vertex is the next of another; one more where there is none
+  const Buffer<uint32_t> next(D * m);
+  const Buffer<uint8_t> follows(D * (m + 1));  // whether a vertex is the next of another; one more where there is none
   std::fill_n(follows.get(), follows.size(), 0);
   int64_t step[D];
   for (int axis = 0; axis < D; ++axis) step[axis] = e.step(axis);
@@ -234,14 +234,14 @@ std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const floa
   l->begin.resize(tiles.count + 1);
   for (int64_t t = 0; t < tiles.count; ++t) l->begin[t + 1] = l->begin[t] + static_cast<int64_t>(tile_keys[t].size());
   const int64_t rows = l->rows();
-  const Array<int64_t> keys(rows);
+  const Buffer<int64_t> keys(rows);
   for_each(tiles.count, [&](int64_t t) { std::copy(tile_keys[t].begin(), tile_keys[t].end(), &keys[l->begin[t]]); });
 
-  const Array<uint32_t> first(rows);
+  const Buffer<uint32_t> first(rows);
   VertexTable table(keys, first);
-  l->vertex = Array<uint32_t>(rows);
+  l->vertex = Buffer<uint32_t>(rows);
   std::vector<uint32_t> copies;
-  const Array<int64_t> vertex_keys(rows);
+  const Buffer<int64_t> vertex_keys(rows);
   for (int64_t g = 0; g < rows; ++g) {  // numbered as the tiles touch them
     if (first[g] == g) {
       l->vertex[g] = static_cast<uint32_t>(copies.size());
@@ -253,8 +253,8 @@ std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const floa
     ++copies[l->vertex[g]];
   }
   l->vertices = static_cast<int64_t>(copies.size());
-  l->first_copy = Array<uint32_t>(l->vertices + 1);
-  l->copy = Array<uint32_t>(rows);
+  l->first_copy = Buffer<uint32_t>(l->vertices + 1);
+  l->copy = Buffer<uint32_t>(rows);
   uint32_t sum = 0;
   for (int64_t v = 0; v < l->vertices; ++v) {
     l->first_copy[v] = sum;

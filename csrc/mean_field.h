@@ -44,7 +44,7 @@ class MeanField {
       : tiles_(tiles), labels_(labels), chunks_((labels + W - 1) / W), unary_(tiles.count * chunks_ * Tiles::pixels) {
     for (const Term<A>& term : terms) {
       const Lattice<A>& l = *term.lattice;
-      fields_.push_back({l, term.weight, Array<Row>(chunks_ * l.rows()), Array<Row>(chunks_ * l.vertices)});
+      fields_.push_back({l, term.weight, Buffer<Row>(chunks_ * l.rows()), Buffer<Row>(chunks_ * l.vertices)});
     }
   }
 
@@ -73,8 +73,8 @@ class MeanField {
           merge_and_blur<A, W>(f.lattice, f.rows_of(chunk), f.at_of(chunk));
         }
       }
-      const auto make_q = [&] { return Array<Row>(chunks_ * Tiles::pixels); };
-      for_each(tiles_.count, make_q, [&](int64_t tile, const Array<Row>& q) {
+      const auto make_q = [&] { return Buffer<Row>(chunks_ * Tiles::pixels); };
+      for_each(tiles_.count, make_q, [&](int64_t tile, const Buffer<Row>& q) {
         if (step == 0) {
           start(*this, tile, q.get());
         } else {
@@ -96,7 +96,7 @@ class MeanField {
   struct Field {
     const Lattice<A>& lattice;
     A weight;
-    Array<Row> rows, at;  // [chunks, G] of the tiles, [chunks, M] of the vertices
+    Buffer<Row> rows, at;  // [chunks, G] of the tiles, [chunks, M] of the vertices
 
     Row* rows_of(int64_t chunk) const { return &rows[chunk * lattice.rows()]; }
     Row* at_of(int64_t chunk) const { return &at[chunk * lattice.vertices]; }
@@ -169,7 +169,7 @@ class MeanField {
 
   const Tiles tiles_;
   const int64_t labels_, chunks_;
-  const Array<Row> unary_;  // [tiles, chunks, pixels, W]
+  const Buffer<Row> unary_;  // [tiles, chunks, pixels, W]
   std::vector<Field> fields_;
 };
 

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <new>
 
 namespace camguide {
 
@@ -32,24 +30,5 @@ template <class F>
 void for_each_block(int64_t n, int64_t size, const F& f) {
   for_each((n + size - 1) / size, [&](int64_t i) { f(i * size, std::min(n, (i + 1) * size)); });
 }
-
-// An array that begins on a cache line and whose elements are not set.
-template <class T>
-class Array {
- public:
-  Array() = default;
-  explicit Array(int64_t size) : data_(static_cast<T*>(::operator new(size * sizeof(T), align))), size_(size) {}
-  T* get() const { return data_.get(); }
-  T& operator[](int64_t i) const { return data_.get()[i]; }
-  int64_t size() const { return size_; }
-
- private:
-  static constexpr std::align_val_t align{64};
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, align); }
-  };
-  std::unique_ptr<T, Free> data_;
-  int64_t size_ = 0;
-};
 
 }  // namespace camguide

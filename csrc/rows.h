@@ -4,13 +4,12 @@
 // comparison of `Vec` into single lanes where the CPU has no register of that width.
 #pragma once
 
+#include "buffer.h"
 #include "camguide.h"
 #include "simd.h"
 
 #include <algorithm>
 #include <bit>
-#include <memory>
-#include <new>
 #include <vector>
 
 #if defined(__linux__)
@@ -48,25 +47,6 @@ inline Tensor new_like(const Tensor& x) {
 #endif
   return y;
 }
-
-// Zeroed memory on the boundary of a vector.
-template <class A>
-class Zeroed {
- public:
-  explicit Zeroed(int64_t n) : data_(static_cast<A*>(::operator new(std::max<int64_t>(n, 1) * sizeof(A), kAlign))), size_(n) {
-    clear();
-  }
-  void clear() { std::fill_n(data_.get(), size_, A(0)); }
-  A* operator+(int64_t i) const { return data_.get() + i; }
-
- private:
-  static constexpr std::align_val_t kAlign{64};
-  struct Free {
-    void operator()(A* p) const { ::operator delete(p, kAlign); }
-  };
-  std::unique_ptr<A, Free> data_;
-  int64_t size_;
-};
 
 CAMGUIDE_INLINE float widen(float x) { return x; }
 CAMGUIDE_INLINE double widen(double x) { return x; }

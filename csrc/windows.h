@@ -1,11 +1,10 @@
 // Sums over the windows of a row, and the memory in which rows are kept.
 #pragma once
 
+#include "buffer.h"
 #include "simd.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
 namespace camguide {
@@ -14,9 +13,7 @@ namespace camguide {
 template <class A>
 class Arena {
  public:
-  explicit Arena(int64_t size) : data_(static_cast<A*>(::operator new[](size * sizeof(A), kLine))), next_(data_.get()) {
-    std::fill_n(next_, size, A(0));
-  }
+  explicit Arena(int64_t size) : data_(size), next_(data_.get()) {}
   A* take(int64_t size) {
     A* const piece = next_;
     next_ += size;
@@ -24,11 +21,7 @@ class Arena {
   }
 
  private:
-  static constexpr std::align_val_t kLine{64};
-  struct Free {
-    void operator()(A* p) const { ::operator delete[](p, kLine); }
-  };
-  std::unique_ptr<A[], Free> data_;
+  const Zeroed<A> data_;
   A* next_;
 };
 

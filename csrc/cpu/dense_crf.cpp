@@ -15,13 +15,13 @@ namespace camguide {
 namespace {
 
 struct Colours {
-  Array<float> data;  // [3, H, W]
+  Buffer<float> data;  // [3, H, W]
   float low[3], high[3];
 };
 
 Colours colours(const Tensor& image) {  // [3, H, W]
   const int64_t n = image.size(1) * image.size(2);
-  Colours c{Array<float>(3 * n), {0, 0, 0}, {255, 255, 255}};
+  Colours c{Buffer<float>(3 * n), {0, 0, 0}, {255, 255, 255}};
   if (image.scalar_type() == ScalarType::Byte) {
     const uint8_t* from = image.const_data_ptr<uint8_t>();
     for_each_block(3 * n, 1 << 15, [&](int64_t begin, int64_t end) {
@@ -209,7 +209,7 @@ void crf_labels(const T* labels, const Tensor& image, int64_t num_labels, double
         }
       });
     });
-    const Array<float> greatest(tiles.count * Tiles::pixels);
+    const Buffer<float> greatest(tiles.count * Tiles::pixels);
     field.run(iterations, [&](int64_t tile, int64_t label, const float* q, int64_t distance) {
       float* const best = &greatest[tile * Tiles::pixels];
       for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t width) {

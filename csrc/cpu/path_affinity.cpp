@@ -17,6 +17,7 @@
 // radius; they are added up in the order of the tiles. Nothing depends on the number of threads. The pairs of each kind are
 // counted first: their numbers divide the slopes.
 #include "../exp_log.h"
+#include "../buffer.h"
 #include "../parallel.h"
 #include "../paths.h"
 #include "../rows.h"
@@ -229,8 +230,8 @@ template <class T, class L>
 Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* target, int64_t ignore, T* grad) {
   using A = Wide<T>;
   const int64_t cells = g.height * g.width, padded = g.height * g.row, tiles = g.tiles(), tasks = images * tiles;
-  const Array<A> edges(images * padded);
-  const Array<LabelOf<A>> labels(images * padded);
+  const Buffer<A> edges(images * padded);
+  const Buffer<LabelOf<A>> labels(images * padded);
   std::vector<uint8_t> finite(images);
   for_each(images, [&](int64_t b) {
     finite[b] = read_image(g, edge + b * cells, target + b * cells, ignore, edges.get() + b * padded, labels.get() + b * padded);
@@ -250,7 +251,7 @@ Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* targ
   result.scale = most * g.paths / (kLargest * kEpsilon);
   for (double& w : weights) w /= result.scale;
   const int64_t size = (kTile + g.reach) * g.row, maps = g.longest * g.plane;
-  const Array<A> partial(grad ? tasks * size : 0);
+  const Buffer<A> partial(grad ? tasks * size : 0);
   std::vector<double> losses(tasks * kKinds);
   struct Scratch {
     Zeroed<A> runs, grad;
