@@ -9,7 +9,8 @@ from camguide_fast.config import Config
 Changes = Mapping[str, Any]
 """{dotted name of a setting: its value}."""
 
-SGD: Changes = {
+CLOSING: Changes = {"stage3.closing": 15}
+SGD: Changes = CLOSING | {
     "network.dropout": 0.5,
     "stage3.epochs": 3,
     "stage3.optimizer.name": "sgd",
@@ -22,10 +23,10 @@ SLOW: Changes = SGD | {"stage3.optimizer.lr": 3e-4, "stage3.optimizer.new_scale"
 
 VARIANTS: dict[str, Changes] = {
     "base": {},
-    # what the paper's table V takes away
-    "no-closing": {"stage3.closing": 0},
+    # the paper's table V
+    "closing": CLOSING,
     "no-local": {"stage3.lambda_loc": 0.0},
-    "no-closing-no-local": {"stage3.closing": 0, "stage3.lambda_loc": 0.0},
+    "closing-no-local": CLOSING | {"stage3.lambda_loc": 0.0},
     # optimisation of stage 3
     "sgd": SGD,
     "sgd-head-rate-x10": SGD | {"stage3.optimizer.new_scale": 100.0},
@@ -40,12 +41,13 @@ VARIANTS: dict[str, Changes] = {
         "stage3.epochs": 2,
     },
     "sgd-crf-every-step-tags-.1": SGD | {"stage3.crf_every": 1, "stage3.lambda_cls": 0.1},
-    "trunk-rate-/2.5-epochs-3": {
+    "trunk-rate-/2.5-epochs-3": CLOSING
+    | {
         "stage3.epochs": 3,
         "stage3.optimizer.lr": 2e-5,
         "stage3.optimizer.new_scale": 50.0,
     },
-    "rate-x2": {"stage3.optimizer.lr": 1e-4},
+    "rate-x2-closing": CLOSING | {"stage3.optimizer.lr": 1e-4},
     "rate-/2": {"stage3.optimizer.lr": 2.5e-5},
     "head-rate-x3": {"stage3.optimizer.new_scale": 100.0},
     "epochs-8": {"stage3.epochs": 8},

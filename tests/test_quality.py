@@ -95,7 +95,7 @@ def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "asked, said",
     [
-        (["--variants", "bas"], "error: --variants: expected base | no-closing"),
+        (["--variants", "bas"], "error: --variants: expected base | closing"),
         (["--preset", "tiny"], "error: --preset: expected default | paper | small | demo, got tiny"),
         (["--data", "nowhere"], "error: nowhere"),
         (["--until", "stage4"], "invalid choice"),
