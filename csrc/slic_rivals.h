@@ -60,8 +60,8 @@ struct Simd {
     return v;
   }
 
-  // -1 in the lanes where a < b, for a, b >= 0: such floats are ordered as the integers of their bits. (A comparison may be
-  // taken apart lane by lane.)
+  // -1 in the lanes where a < b, for a, b >= 0: such floats are ordered as the integers of their bits. (A comparison whose
+  // result a function hands on may be taken apart lane by lane.)
   static CAMGUIDE_INLINE Ints less(Floats a, Floats b) { return ((Ints)a - (Ints)b) >> 31; }
   static CAMGUIDE_INLINE Ints select(Ints mask, Ints a, Ints b) { return (a & mask) | (b & ~mask); }
   static CAMGUIDE_INLINE Floats select(Ints mask, Floats a, Floats b) { return (Floats)select(mask, (Ints)a, (Ints)b); }
@@ -84,14 +84,14 @@ CAMGUIDE_INLINE void squares_in_window(int64_t first, int64_t last, float mean, 
   }
 }
 
-// The centres whose bound is within the limit; returns how many.
+// The centres whose bound is within the limit, >= 0; returns how many.
 template <class S>
 CAMGUIDE_INLINE int64_t find_rivals(const Near& near, const Extent& at, float limit, Rival* rivals) {
   Rival* r = rivals;
   for (int64_t first = 0; first < near.count; first += 64) {
-    const int32_t* const lower = reinterpret_cast<const int32_t*>(near.lower + first);
-    const int32_t most = std::bit_cast<int32_t>(limit);
-    each_bit(bits_of(64, [&](int64_t i) { return lower[i] <= most; }), [&](int64_t i) {
+    const float* const lower = near.lower + first;
+    const int32_t most = std::bit_cast<int32_t>(limit);  // as integers: GCC takes 64 comparisons of floats apart
+    each_bit(bits_of(64, [&](int64_t i) { return std::bit_cast<int32_t>(lower[i]) <= most; }), [&](int64_t i) {
       const int64_t c = first + i;
       squares_in_window<S>(at.left, at.right, near.x[c], near.floor_x[c], near.x_window, r->dx2);
       squares_in_window<S>(at.top, at.bottom, near.y[c], near.floor_y[c], near.y_window, r->dy2);

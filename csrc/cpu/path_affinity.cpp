@@ -16,8 +16,8 @@
 // A task takes the pairs that begin in kTile rows of an image and has gradient rows of its own, which reach beyond by the
 // radius; they are added up in the order of the tiles. Nothing depends on the number of threads. The pairs of each kind are
 // counted first: their numbers divide the slopes.
-#include "../exp_log.h"
 #include "../buffer.h"
+#include "../exp_log.h"
 #include "../parallel.h"
 #include "../paths.h"
 #include "../rows.h"

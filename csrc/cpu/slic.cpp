@@ -37,9 +37,9 @@ struct Pass {
   float weight;
 };
 
-struct Block {
+struct Block {  // of the picture
   Extent at;
-  const Colours* colours;  // [rows]
+  const Colours* colours;  // [8]
   const Box& box;
   float& limit;
   Labels& labels;
@@ -57,10 +57,10 @@ CAMGUIDE_INLINE Labels assign_block(const Pass& pass, const Near& near, const Bl
   for (;;) {
     const int64_t count = find_rivals<S>(near, block.at, limit, rivals);
     typename S::Floats worst{};
-    const auto each_row = [&](const auto& nearest) {
+    const auto each_row = [&](const auto& find) {
       for (int64_t row = 0; row < rows; ++row) {
         const int64_t i = row * kLanes;
-        nearest(rivals, count, row, block.colours[row], weight, kept.of + i, now.of + i, worst);
+        find(rivals, count, row, block.colours[row], weight, kept.of + i, now.of + i, worst);
       }
     };
     if (pass.first) {
@@ -88,6 +88,7 @@ CAMGUIDE_INLINE Labels assign_block(const Pass& pass, const Near& near, const Bl
 CAMGUIDE_INLINE void move(const Block& block, const Labels& now, Sum* sums) {
   const Labels& was = block.labels;
   const Extent& at = block.at;
+  static_assert(kLanes == 16);
   const uint64_t columns = 0x0001000100010001u * ((uint64_t{2} << (at.right - at.left)) - 1);  // those in the image
   for (int64_t first = 0; first < kBlockRows * kLanes; first += 64) {
     uint64_t bits = bits_of(64, [&](int64_t i) { return was.of[first + i] != now.of[first + i]; }) & columns;
@@ -193,6 +194,18 @@ void cluster(const Picture& picture, const Grid& grid, double compactness, int64
   }
 }
 
+void write_labels(const Picture& picture, int32_t* out) {  // [H, W]
+  torch::stable::parallel_for(0, picture.height, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t y = begin; y < end; ++y) {
+      const Labels* const labels = picture.label + y / kBlockRows * picture.columns;
+      for (int64_t x = 0; x < picture.width; x += kLanes) {
+        const int32_t* const from = labels[x / kLanes].of + y % kBlockRows * kLanes;
+        std::copy_n(from, std::min(kLanes, picture.width - x), out + y * picture.width + x);
+      }
+    }
+  });
+}
+
 template <class T>
 void slic_image(
     const T* image, int64_t height, int64_t width, int64_t n_segments, double compactness, int64_t iterations,
@@ -201,12 +214,7 @@ void slic_image(
   const Picture picture(height, width);
   find_colours(image, picture);
   cluster(picture, grid, compactness, iterations);
-  for (int64_t y = 0; y < height; ++y) {
-    const Labels* const labels = picture.label + y / kBlockRows * picture.columns;
-    for (int64_t x = 0; x < width; x += kLanes) {
-      std::copy_n(labels[x / kLanes].of + y % kBlockRows * kLanes, std::min(kLanes, width - x), out + y * width + x);
-    }
-  }
+  write_labels(picture, out);
   if (min_size_factor > 0) {
     const double mean_size = static_cast<double>(height * width) / static_cast<double>(grid.size());
     Connectivity(out, height, width)(static_cast<int64_t>(min_size_factor * mean_size), out);
