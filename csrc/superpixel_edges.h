@@ -36,24 +36,29 @@ class Edges {
   std::vector<Edge> recent_;
 };
 
-// What pixels [begin, end) of the raster have to their left and above them. Of the pixels along which two runs of equal label
-// touch, the first.
+// What pixels [begin, end) of the raster have to their left and above them: of the pixels along which two runs of equal label
+// touch the first, and no pair that the row above has at the same place.
 CAMGUIDE_MULTIVERSION void find_edges(const int32_t* labels, int64_t width, int64_t begin, int64_t end, Edges& edges) {
-  for (int64_t i = std::max<int64_t>(begin, 1), n; i < end; i += n) {
+  for (int64_t i = begin, n; i < end; i += n) {
     n = std::min<int64_t>(64, std::min(end, (i / width + 1) * width) - i);  // within a row
+    const bool has_left = i % width != 0;
+    const uint64_t inner = has_left ? ~uint64_t{0} : ~uint64_t{1};
+    const int64_t unread = i == 0 || i == width;  // before it, or before the pixel above it, the memory begins
+    const auto changes_of = [&](const int32_t* row) {
+      return bits_of(n - unread, [from = row + unread](int64_t j) { return from[j] != from[j - 1]; }) << unread & inner;
+    };
     const int32_t* const at = labels + i;
-    const uint64_t changes = bits_of(n, [&](int64_t j) { return at[j] != at[j - 1]; });
-    each_bit(i % width ? changes : changes & ~uint64_t{1}, [&](int64_t j) { edges.add(at[j - 1], at[j]); });
-  }
-  for (int64_t i = std::max(begin, width); i < end; i += 64) {
-    const int32_t *const at = labels + i, *const above = at - width;
-    const int64_t first = i == width;  // has nothing before it above
-    if (first && at[0] != above[0]) edges.add(above[0], at[0]);
-    const uint64_t starts = bits_of(std::min<int64_t>(end - i, 64) - first, [&](int64_t k) {
-      const int64_t j = k + first;
-      return (at[j] != above[j]) & ((at[j] != at[j - 1]) | (above[j] != above[j - 1]));
-    });
-    each_bit(starts << first, [&](int64_t j) { edges.add(above[j], at[j]); });
+    const uint64_t changes = changes_of(at);
+    const auto add_left = [&](int64_t j) { edges.add(at[j - 1], at[j]); };
+    if (i < width) {
+      each_bit(changes, add_left);
+      continue;
+    }
+    const int32_t* const above = at - width;
+    const uint64_t differ = bits_of(n, [&](int64_t j) { return at[j] != above[j]; });
+    const uint64_t differ_left = differ << 1 | (has_left && at[-1] != above[-1]);
+    each_bit(changes & (differ | differ_left), add_left);
+    each_bit(differ & (changes | changes_of(above) | ~inner), [&](int64_t j) { edges.add(above[j], at[j]); });
   }
 }
 

@@ -219,7 +219,8 @@ def test_native_equals_twin(shape, squared):
     graph = ops.superpixel_graph(segments, image, sigma, squared, n)
     for ours, theirs in zip(graph[:4], twin[:4], strict=True):
         assert torch.equal(ours, theirs)
-    torch.testing.assert_close(graph.transition.double(), twin.transition, rtol=2e-5, atol=1e-6)
+    # fp32: a and b are 500 and 200 times a difference of roots, 3e-5 off, and a square moves by twice |a| times that
+    torch.testing.assert_close(graph.transition.double(), twin.transition, rtol=5e-5, atol=1e-6)
     expected = reference.superpixel_random_walk(target.double(), *twin, 12)
     out = ops.superpixel_random_walk(target, graph=graph)
     assert (out - expected).abs().max() <= 1e-5 * expected.max()

@@ -1,8 +1,7 @@
 """sRGB -> CIE Lab (D65, 2 degrees), the constants of `skimage.color.rgb2lab`.
 
-Built from additions, multiplications, divisions and one integer division of the float's bits, each rounded
-once (IEEE), in the order written here and without `pow`, `cbrt`, fused multiply-add or a division by a
-constant (which some backends turn into a product). So every backend that keeps the order gets the same bits,
+Built from additions, multiplications and conversions, each rounded once (IEEE), in the order written here and
+without `pow`, `cbrt`, division or fused multiply-add. So every backend that keeps the order gets the same bits,
 and SLIC the same labels.
 """
 
@@ -35,12 +34,21 @@ def linear(srgb: Tensor) -> Tensor:
 
 
 def root(x: Tensor, n: int) -> Tensor:
-    """n-th root of x > 0 (anything for x <= 0): a guess from the bits of the fp32 value, then Halley."""
-    one = 0x3F800000
-    bits = x.to(torch.float32).clamp(min=1e-6).view(torch.int32)
-    guess = torch.div(bits, n, rounding_mode="floor") + (one - one // n)
-    y = guess.view(torch.float32).to(x.dtype)
-    for _ in range(3 if x.dtype == torch.float64 else 2):
-        power = y * y * y if n == 3 else y * y * y * y * y
-        y = y * (power * ((n - 1) // 2) + x * ((n + 1) // 2)) / (power * ((n + 1) // 2) + x * ((n - 1) // 2))
-    return y
+    """n-th root of x > 0 (anything for x <= 0), n = 3 or 5.
+
+    r, the root's inverse, from the bits of the fp32 value within 4 %; then series of (1 - e)^(-1/n) and, for the root
+    t = x r^(n-1), of (1 - e)^(1/n - 1), where e = 1 - x r^n.
+    """
+    bits = x.to(torch.float32).clamp(min=1e-6).view(torch.int32).to(torch.float32)
+    r = ({3: 0x54A1F671, 5: 0x4C2B4A23}[n] - (bits * (1 / n)).to(torch.int32)).view(torch.float32).to(x.dtype)
+    for _ in range(2 if x.dtype == torch.float64 else 1):
+        _, e = _root_and_error(x, r, n)
+        r = r + r * (e * (e * ((n + 1) / (2 * n * n)) + 1 / n))
+    t, e = _root_and_error(x, r, n)
+    return t + t * (e * (e * ((n - 1) * (2 * n - 1) / (2 * n * n)) + (n - 1) / n))
+
+
+def _root_and_error(x: Tensor, r: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    square = r * r
+    t = x * (square if n == 3 else square * square)
+    return t, 1 - t * r

@@ -9,20 +9,25 @@ __device__ __forceinline__ double add(double a, double b) { return __dadd_rn(a, 
 __device__ __forceinline__ double sub(double a, double b) { return __dsub_rn(a, b); }
 __device__ __forceinline__ double mul(double a, double b) { return __dmul_rn(a, b); }
 
-// N-th root of x > 0: a guess from the bits of the fp32 value, then Halley.
+// N-th root of x > 0, see csrc/lab.h.
 template <int N, class A>
 __device__ __forceinline__ A root(A x) {
-  constexpr int one = 0x3F800000;
-  const float low = (float)x;
-  A y = __int_as_float(__float_as_int(low < 1e-6f ? 1e-6f : low) / N + (one - one / N));
+  static_assert(N == 3 || N == 5, "the guess is for these");
+  constexpr int from = N == 3 ? 0x54A1F671 : 0x4C2B4A23;
+  const float low = (float)x, bits = (float)__float_as_int(low < 1e-6f ? 1e-6f : low);
+  A r = __int_as_float(from - (int)mul(bits, 1.0f / N)), t, e;
+  const auto find_error = [&] {
+    const A square = mul(r, r);
+    t = mul(x, N == 3 ? square : mul(square, square));
+    e = sub((A)1, mul(t, r));
+  };
 #pragma unroll
-  for (int i = 0; i < (sizeof(A) == 8 ? 3 : 2); ++i) {
-    A power = mul(mul(y, y), y);
-    if (N == 5) power = mul(mul(power, y), y);
-    const A less = (N - 1) / 2, more = (N + 1) / 2;
-    y = mul(y, add(mul(power, less), mul(x, more))) / add(mul(power, more), mul(x, less));
+  for (int i = 0; i < (sizeof(A) == 8 ? 2 : 1); ++i) {
+    find_error();
+    r = add(r, mul(r, mul(e, add(mul(e, (A)((N + 1) / (2.0 * N * N))), (A)(1.0 / N)))));
   }
-  return y;
+  find_error();
+  return add(t, mul(t, mul(e, add(mul(e, (A)((N - 1) * (2 * N - 1) / (2.0 * N * N))), (A)((N - 1.0) / N)))));
 }
 
 // Undoes the gamma of sRGB, x in [0, 1].
