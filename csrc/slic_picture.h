@@ -168,7 +168,7 @@ void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
         const T* const row = image + c * pixels + y * picture.width;
         float* const out = rgb + c * stride;
         if constexpr (std::is_same_v<T, uint8_t>) {
-          for (int64_t x = 0; x < picture.width; ++x) out[x] = table[row[x]];
+          look_up(table, row, picture.width, out);
         } else {
           stretch_row(row, stretch, picture.width, out);
         }

@@ -106,16 +106,6 @@ class Reader {
   const int64_t pixels_, width_, n_;
   float linear_[256];  // sRGB bytes without their gamma
 
-  // Eight bytes by one load.
-  void look_up(const uint8_t* from, int64_t n, float* to) const {
-    int64_t x = 0;
-    for (uint64_t eight; x + 8 <= n; x += 8) {
-      std::memcpy(&eight, from + x, 8);
-      for (int64_t i = 0; i < 8; ++i) to[x + i] = linear_[eight >> 8 * i & 0xff];
-    }
-    for (; x < n; ++x) to[x] = linear_[from[x]];
-  }
-
   // Returns whether the labels are inside [0, N).
   bool read_band(int64_t first, int64_t last, Superpixels& band) const {
     constexpr int64_t stride = kChunk + kPiece;
@@ -129,7 +119,7 @@ class Reader {
         const T* const from = image_ + c * pixels_ + begin;
         Wide<T>* const to = colours + c * stride;
         if constexpr (std::is_same_v<T, uint8_t>) {
-          look_up(from, end - begin, to);
+          look_up(linear_, from, end - begin, to);
         } else {
           for (int64_t x = 0; x < end - begin; ++x) to[x] = from[x];
           undo_gamma(to, end - begin);
