@@ -85,11 +85,10 @@ def one_run(study: Study, name: str, seed: int) -> dict:
     args = Args(data=study.data, out=folder, weights=study.weights, seed=seed, config=config, resume=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(args))
-    stages = STAGES[: STAGES.index(study.until) + 1]
-    keys = stage_keys(args, stages)
+    keys = stage_keys(args, STAGES)
     drop_changed(folder, keys)
     run = Run(args, Where(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-    for stage in stages:
+    for stage in STAGES[: STAGES.index(study.until) + 1]:
         if is_done(folder, stage, keys[stage]):
             continue
         if donor := next((d for d in sorted(study.out.iterdir()) if is_done(d, stage, keys[stage])), None):
@@ -119,9 +118,11 @@ def tag_map(run: Run, stage: str) -> float:
 
 
 def describe(folder: Path, name: str, seed: int, scored: str) -> dict:
-    """The line of a finished run."""
-    done, kept = read_done(folder), ("stage", "threshold_mode", "fitted_on", "miou")
-    epochs = [line for line in metrics(folder) if line["stage"] == "stage3" and line.get("event") == "epoch"]
+    """The line of a run: of each stage that is done, be it by an earlier call that went further."""
+    done = {stage: entry for stage, entry in read_done(folder).items() if "minutes" in entry}
+    kept = ("stage", "threshold_mode", "fitted_on", "miou")
+    said = metrics(folder) if "stage3" in done else []
+    epochs = [line for line in said if line["stage"] == "stage3" and line.get("event") == "epoch"]
     return {
         "variant": name,
         "seed": seed,
@@ -129,7 +130,7 @@ def describe(folder: Path, name: str, seed: int, scored: str) -> dict:
         "commit": _commit(),
         "torch": torch.__version__,
         "scored": scored,
-        "rows": [{key: row[key] for key in kept} for row in read_rows(folder / "results.json")],
+        "rows": [{key: row[key] for key in kept} for row in read_rows(folder / "results.json") if row["stage"] in done],
         "map": {stage: entry["map"] for stage, entry in done.items() if "map" in entry},
         "targets": [{key: round(line[key], 2) for key in line if key.startswith("miou_")} for line in epochs],
         "minutes": {stage: entry["minutes"] for stage, entry in done.items()},

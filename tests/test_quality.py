@@ -91,6 +91,18 @@ def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
     assert "no-edge-s0:" not in capsys.readouterr().out
     assert len(results.read_text().splitlines()) == 2
 
+    before = results.read_text()
+    quality.main(replace(study, variants=("base", "no-edge"), until="stage1"))
+    assert results.read_text() == before  # a shorter run loses nothing of a longer one
+    begun = tmp_path / "runs/no-edge-s0/done.json"
+    entries = json.loads(begun.read_text())
+    del entries["stage3"]["minutes"]
+    begun.write_text(json.dumps(entries))
+    quality.main(replace(study, variants=("no-edge",), until="stage1"))
+    other = json.loads(results.read_text().splitlines()[1])  # what was only begun is not in it
+    assert {row["stage"] for row in other["rows"]} == set(other["minutes"]) == set(quality.STAGES[:4])
+    assert not other["targets"]
+
 
 @pytest.mark.parametrize(
     "asked, said",
