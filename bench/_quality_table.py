@@ -45,5 +45,7 @@ def _spread(values: list[float]) -> str:
 
 def _targets(group: list[dict]) -> str:
     last = [line["targets"][-1] for line in group if line["targets"]]
-    means = [mean(t.get(f"miou_{name}", float("nan")) for t in last) for name in ("cam", "rw", "crf")] if last else []
-    return " / ".join(f"{value:.1f}" for value in means)
+    if not last:
+        return ""
+    found = [[epoch[name] for epoch in last if name in epoch] for name in ("miou_cam", "miou_rw", "miou_crf")]
+    return " / ".join(f"{mean(values):.1f}" if values else "–" for values in found)  # –: its loss is off

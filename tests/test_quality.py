@@ -138,3 +138,6 @@ def test_table():
 
     last = markdown([line(0, 50.0), line(1, 52.0)]).splitlines()[-1]
     assert last == "| v | 2 |  |  |  | 51.0 ±1.4 / 52.0 ±1.4 |  |  | 80.0 ±0.0 | 40.0 / 41.0 / 42.0 | 2 |"
+
+    no_walk = line(0, 50.0) | {"targets": [{"miou_cam": 40.0, "miou_crf": 42.0}]}
+    assert "| 40.0 / – / 42.0 |" in markdown([no_walk])  # a loss that is off has no target
