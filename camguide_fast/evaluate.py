@@ -21,9 +21,9 @@ from .checkpoint import load_model, write_json
 from .cli import option, parse, pick_device, run_cli
 from .data import Record, Split, open_split, read_mask
 from .errors import DataError, UserError
-from .infer import SCALES_OPTION, run_scales
 from .paper_tables import paper_tables
 from .results import NOWHERE, Row, format_table, merge_rows, read_rows
+from .run_settings import SCALES_OPTION, run_scales
 from .scores import (
     THRESHOLDS,
     fit_classwise,

@@ -40,18 +40,16 @@ from .data import Record, Split, find_tag_file, mask_made_by, open_images
 from .data.labels import read_name_lists, tag_indices
 from .data.tagged_folder import read_csv
 from .errors import DataError, UserError
-from .multi_scale import MAX_SIDE, SCALES, class_maps, multi_scale_cam
+from .multi_scale import MAX_SIDE, class_maps, multi_scale_cam
 from .pictures import jpeg, overlay
 from .pseudo_labels import digest_of, walk_image
+from .run_settings import SCALES_OPTION, checked_threshold, fitted_thresholds, run_folder, run_scales, walked_stage
 from .scores import label_map
 from .targets import refine_scores
 
 __all__ = ["class_maps", "label_map", "multi_scale_cam", "write_cams", "write_masks"]
 
 DEFAULT_THRESHOLD = 0.15  # IRN's, and the best of plain classification in the measurements here
-
-
-SCALES_OPTION = option("FLOAT [FLOAT ...]", "default: those of the checkpoint's run, else .5 1 1.5 2")
 
 
 @dataclass(frozen=True)
@@ -98,34 +96,6 @@ class Args:
     """Leave out images that do not decode, counted and named, instead of stopping."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there is a GPU."""
-
-
-def run_scales(checkpoint: Path) -> tuple[float, ...]:
-    """The scales of the run that a checkpoint belongs to; without a run those of the paper."""
-    path = _run_folder(checkpoint) / "config.json"
-    saved = read_json(path) if path.is_file() else None
-    try:
-        return tuple(float(s) for s in saved["config"]["inference"]["scales"]) if saved else SCALES
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: names no scales under config.inference.scales; name them with --scales") from None
-
-
-def fitted_thresholds(path: Path, stage: str, classes: tuple[str, ...]) -> tuple[float | tuple[float, ...], str]:
-    """Thresholds of a stage in a thresholds.json, class-wise if it has them, and in words where they are from.
-
-    The file: {stage: {"global": t, "class-wise": [t of each class], "fitted_on": split}}.
-    """
-    saved = read_json(path)
-    entry = saved.get(stage) if isinstance(saved, dict) else None
-    if not isinstance(entry, dict) or not {"global", "class-wise"} & set(entry):
-        raise UserError(f"{path}: has no thresholds for {stage!r}; name one with --threshold")
-    where = f"fitted on {entry.get('fitted_on', 'an unnamed split')}, from {path}"
-    values = entry.get("class-wise")
-    if values is None:
-        return _in_range(entry["global"], path), f"{entry['global']}, {where}"
-    if not isinstance(values, list) or len(values) != len(classes):
-        raise UserError(f"{path}: class-wise thresholds of {stage!r} are not {len(classes)} numbers")
-    return tuple(_in_range(value, path) for value in values), f"class-wise, {where}"
 
 
 def tagged(split: Split, path: Path) -> Split:
@@ -271,37 +241,18 @@ def _tell(args: Args, card: ModelCard, kept: int, todo: int, empty: int, skipped
 def _thresholds(args: Args, card: ModelCard) -> tuple[float | Sequence[float], str]:
     stage = card.stage if args.stage == "cam" else args.stage
     if args.threshold is not None:
-        return _in_range(args.threshold, "--threshold"), f"{args.threshold:g}, from --threshold"
+        return checked_threshold(args.threshold, "--threshold"), f"{args.threshold:g}, from --threshold"
     if args.thresholds is not None:
         return fitted_thresholds(args.thresholds, stage, card.classes)
     default = DEFAULT_THRESHOLD if args.stage == "cam" else args.walk.threshold
     if args.cams is not None:  # another method's: what was fitted on the run's own says nothing about them
         return default, f"{default}, the default"
-    path = _run_folder(args.checkpoint) / "thresholds.json"
+    path = run_folder(args.checkpoint) / "thresholds.json"
     if not path.is_file():
         return default, f"{default}, the default, as {path} is not there"
-    if args.stage == "cam" or (stage in read_json(path) and card.stage == _walked_stage(args.checkpoint)):
+    if args.stage == "cam" or (stage in read_json(path) and card.stage == walked_stage(args.checkpoint)):
         return fitted_thresholds(path, stage, card.classes)
     return default, f"{default}, the default, as {path} has none for a {stage} from {card.stage}"
-
-
-def _walked_stage(checkpoint: Path) -> str:
-    """The stage whose CAMs the run's own walk starts with."""
-    path = _run_folder(checkpoint) / "config.json"
-    try:
-        return read_json(path)["config"]["affinity"]["source"]
-    except (UserError, KeyError, TypeError):
-        return ""
-
-
-def _run_folder(checkpoint: Path) -> Path:  # runs/x of runs/x/checkpoints/stage3.safetensors
-    return checkpoint.resolve().parent.parent
-
-
-def _in_range(value: object, source: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(f"{source}: a threshold is a number from 0 to 1, got {value!r}")
-    return float(value)
 
 
 def main() -> None:
