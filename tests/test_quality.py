@@ -71,6 +71,7 @@ def tiny() -> Config:
 def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
     data = make_demo(tmp_path / "set", train=8, val=4, size=48)
     monkeypatch.setitem(PRESETS, "tiny", tiny)
+    monkeypatch.setitem(VARIANTS, "no-edge", {"stage3.lambda_edge": 0.0})
     results = tmp_path / "quality.jsonl"
     study = quality.Study(
         data=data, preset="tiny", until="stage3", fit_split="train:4", out=tmp_path / "runs", results=results
@@ -107,7 +108,7 @@ def test_runs_share_what_they_have_in_common(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "asked, said",
     [
-        (["--variants", "bas"], "error: --variants: expected base | closing"),
+        (["--variants", "bas"], "error: --variants: expected base | crop-224"),
         (["--preset", "tiny"], "error: --preset: expected default | paper | small | demo, got tiny"),
         (["--data", "nowhere"], "error: nowhere"),
         (["--until", "stage4"], "invalid choice"),
