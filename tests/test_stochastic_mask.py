@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camguide_fast import ops
+from camguide_fast import ops, reference
 
 
 def seeded(seed=0):
@@ -42,6 +42,27 @@ def test_equals_the_loop(shape, dtype, label_dtype):
     assert torch.equal(mask, brute_force(cam.double(), label, tau.double()))
     strided = cam.to(memory_format=torch.channels_last)
     assert torch.equal(ops.stochastic_mask(strided, label, 0.2, 0.9, seeded()), mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_equals_twin(dtype):
+    """Images of more than one block, some shown in the last pixel alone; thresholds that are values of the cam."""
+    cam, label = torch.rand(5, 6, 97, 211).to(dtype), torch.randint(0, 2, (5, 6))
+    cam[0, :, :-1], cam[0, :, -1, :-1] = 0, 0
+    cam[1], cam[2, :, 50:60] = 0, float("nan")
+    label[0], label[3] = 1, 0
+    tau = cam[:, :, -1, -1].double() * torch.tensor([1, 1, 1 - 1e-12, 1 + 1e-12, 0.5, 0.0], dtype=torch.float64)
+    for thresholds in (tau, tau.float()):  # the first are between the numbers of a narrower cam
+        mask = torch.ops.camguide_fast.stochastic_mask(cam, label, thresholds)
+        assert torch.equal(mask, reference.stochastic_mask(cam, label, thresholds))
+    assert mask[0].sum() == 1 and mask[1].all() and mask[3].all()
+
+
+def test_absent_classes_are_not_looked_at():
+    cam = torch.full((2, 3, 9, 9), float("inf"))
+    cam[:, 1] = torch.linspace(0, 1, 81).view(9, 9)
+    mask = ops.stochastic_mask(cam, torch.tensor([[0, 1, 0]] * 2), 0.5, 0.5)
+    assert torch.equal(mask[:, 0], cam[:, 1] > 0.5)
 
 
 def test_draws():
