@@ -4,17 +4,9 @@
 namespace camguide {
 namespace {
 
-constexpr int64_t kBlock = 1024;
-
 template <class A, class T>
 CAMGUIDE_MULTIVERSION void scale(T* grad, int64_t n, A factor) {
-  alignas(64) A row[kBlock];
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const int64_t count = std::min(kBlock, n - i);
-    read_row(grad + i, row, count);
-    for (int64_t x = 0; x < count; ++x) row[x] *= factor;
-    write_row(row, grad + i, count);
-  }
+  for (int64_t i = 0; i < n; ++i) narrow(widen(grad[i]) * factor, grad[i]);
 }
 
 void scale_gradient_(Tensor grad, const Tensor& factor) {
