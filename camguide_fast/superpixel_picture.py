@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from . import ops
 from .config import Refinement
+from .targets import segment_count
 
 _SHORT, _LONG = 480, 1600  # smaller images are enlarged, so that single superpixels can be seen
 _GAP = 8  # pixels
@@ -29,14 +30,14 @@ def superpixel_picture(image: np.ndarray) -> Image.Image:
     settings = Refinement()
     height, width = image.shape[:2]
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]  # [1, 3, H, W]
-    segments = ops.slic(pixels, n_segments=min(settings.segments, max(1, height * width // 4)))
-    graph = ops.superpixel_graph(segments, pixels, settings.walk_sigma, settings.walk_squared)
+    segments, num = ops.slic(pixels, n_segments=segment_count(height, width, settings.segments), return_num=True)
+    count = int(num)
+    graph = ops.superpixel_graph(segments, pixels, settings.walk_sigma, settings.walk_squared, count)
     spot = _spot(height, width)
     maps = torch.cat([pixels / 255, spot[None, None]], 1)  # one graph for colours and spot
     walked = ops.superpixel_random_walk(maps, iterations=settings.walk_iterations, graph=graph)[0]
     colours = (walked[:3].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     scale = max(1, min(-(-_SHORT // min(height, width)), _LONG // max(height, width)))
-    count = int(segments.max()) + 1
     panels = {
         f"{count} superpixels": _outlined(_enlarged(image, scale), _enlarged(segments[0].numpy(), scale)),
         f"colours after {settings.walk_iterations} steps": _enlarged(colours, scale),

@@ -68,8 +68,8 @@ class TargetMaker:
         """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays
         255."""
         s = self.settings
-        height, width = image.shape[2:]
-        count = min(s.segments, max(1, height * width // 4))
+        size = image.shape[2:]
+        count = segment_count(*size, s.segments)
         segments = ops.slic(image, n_segments=count)
         padding = labels == IGNORE
         one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()
@@ -81,8 +81,14 @@ class TargetMaker:
             sigma_color=s.walk_sigma,
             iterations=s.walk_iterations,
             squared=s.walk_squared,
+            num_segments=ops.max_segments(*size, count),
         )
         return walked.argmax(1).masked_fill(padding, IGNORE)
+
+
+def segment_count(height: int, width: int, wanted: int) -> int:
+    """`wanted`, as far as a superpixel has four pixels."""
+    return min(wanted, max(1, height * width // 4))
 
 
 def sample(target: Tensor, size: tuple[int, int]) -> Tensor:

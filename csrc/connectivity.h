@@ -29,17 +29,19 @@ class Connectivity {
       : labels_(labels), height_(height), width_(width), words_((width + 63) / 64),
         starts_(height * words_), start_(ids()), parent_(ids()), number_(ids() + kOverread), first_(height) {}
 
-  void operator()(int64_t smallest, int32_t* out) {  // [H, W], may be the labels
+  // Writes [H, W], which may be the labels; returns the number of segments.
+  int32_t operator()(int64_t smallest, int32_t* out) {
     for (int64_t y = 0; y < height_; y += kRows) strips_.push_back({y, std::min(y + kRows, height_), 0, 0});
     const int64_t strips = static_cast<int64_t>(strips_.size());
     torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) find_runs(*this, strips_[i]);
     });
     for (int64_t i = 1; i < strips; ++i) join(*this, strips_[i].top);
-    number(smallest);
+    const int32_t segments = number(smallest);
     torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) write(*this, strips_[i], out);
     });
+    return segments;
   }
 
  private:
@@ -105,7 +107,7 @@ class Connectivity {
     return id;
   }
 
-  void number(int64_t smallest) {
+  int32_t number(int64_t smallest) {
     each_run([&](int32_t id) {
       number_[id] = 0;
       parent_[id] = parent_[parent_[id]];
@@ -131,6 +133,7 @@ class Connectivity {
     each_run([&](int32_t id) {
       number_[id] = parent_[id] == id ? number_[id] - (id > 0 ? less : 0) : number_[parent_[id]];
     });
+    return next - less;
   }
 
   template <class F>

@@ -9,7 +9,6 @@
 #include "superpixel_maps.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <vector>
 
@@ -65,6 +64,7 @@ struct Superpixels {  // or what a band of the image knows of them
   std::vector<double> colours;  // sums of Lab, then means, [N, 4]; 0 without pixels
   std::vector<int32_t> counts;  // of pixels
   std::vector<Edge> edges;      // each once, ascending
+  bool inside = true;           // whether all labels are in [0, N); else the rest is not filled in
 };
 
 template <class T>
@@ -80,14 +80,14 @@ class Reader {
     const int64_t count = std::bit_floor<uint64_t>(std::clamp<int64_t>(pixels_ / (8 * n_), 1, 16));
     const int64_t size = (pixels_ + count * kChunk - 1) / (count * kChunk) * kChunk;
     std::vector<Superpixels> bands(count);
-    std::atomic<bool> outside = false;
     for_each(count, [&](int64_t i) {
       bands[i].colours.resize(n_ * kMaps);
       bands[i].counts.resize(n_);
-      if (!read_band(std::min(i * size, pixels_), std::min((i + 1) * size, pixels_), bands[i])) outside = true;
+      read_band(std::min(i * size, pixels_), std::min((i + 1) * size, pixels_), bands[i]);
     });
-    STD_TORCH_CHECK(!outside, "segments must be in [0, ", n_, ") (num_segments)");
     Superpixels all = std::move(bands[0]);
+    for (int64_t i = 1; i < count; ++i) all.inside &= bands[i].inside;
+    if (!all.inside) return all;
     for (int64_t i = 1; i < count; ++i) {
       for (int64_t j = 0; j < n_ * kMaps; ++j) all.colours[j] += bands[i].colours[j];
       for (int64_t s = 0; s < n_; ++s) all.counts[s] += bands[i].counts[s];
@@ -106,15 +106,14 @@ class Reader {
   const int64_t pixels_, width_, n_;
   float linear_[256];  // sRGB bytes without their gamma
 
-  // Returns whether the labels are inside [0, N).
-  bool read_band(int64_t first, int64_t last, Superpixels& band) const {
+  void read_band(int64_t first, int64_t last, Superpixels& band) const {
     constexpr int64_t stride = kChunk + kPiece;
     const Buffer<Wide<T>> colours(3 * stride);
     const Buffer<Piece> pieces(kChunk);
     uint64_t starts[kChunk / 64];
     for (int64_t begin = first; begin < last; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, last), count = cut_chunk(labels_, begin, end, pieces, starts);
-      if (!below(pieces, count, n_)) return false;
+      if (band.inside = below(pieces, count, n_); !band.inside) return;
       for (int64_t c = 0; c < 3; ++c) {
         const T* const from = image_ + c * pixels_ + begin;
         Wide<T>* const to = colours + c * stride;
@@ -132,7 +131,6 @@ class Reader {
     Edges edges;
     find_edges(labels_, width_, first, last, edges);
     band.edges = std::move(edges.list);
-    return true;
   }
 };
 

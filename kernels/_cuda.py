@@ -108,4 +108,8 @@ def _module(op: str, defines: tuple, device: int):
 def _value(x: Tensor | int | float) -> ctypes._SimpleCData:
     if isinstance(x, Tensor):
         return ctypes.c_void_p(x.data_ptr())
-    return ctypes.c_int(x) if isinstance(x, int) else ctypes.c_double(x)
+    if isinstance(x, float):
+        return ctypes.c_double(x)
+    if not -(2**31) <= x < 2**31:  # ctypes would wrap it
+        raise ValueError(f"the CUDA kernels count in 32 bits, and these tensors are too large for it: {x}")
+    return ctypes.c_int(x)

@@ -1,4 +1,5 @@
-"""Where slic's seeds lie; the rule stands in camguide_fast/reference/slic.py, which kernels do not reach."""
+"""Where slic's seeds lie and what a small segment is: the rules of camguide_fast/reference/slic.py, which kernels do not
+reach."""
 
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ def seed_grid(height: int, width: int, n_segments: int) -> SeedGrid:
     count = tuple(-(-(size - first) // by) for size, first, by in zip((height, width), start, step, strict=True))
     _, reach = _regular_grid(height, width, count[0] * count[1])
     return SeedGrid(start, step, count, reach)
+
+
+def minimum_size(height: int, width: int, grid: SeedGrid, min_size_factor: float) -> int:
+    return int(min(min_size_factor * (height * width / (grid.count[0] * grid.count[1])), height * width))
 
 
 def _regular_grid(height: int, width: int, points: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -40,5 +40,6 @@ def label_morphology(labels: Tensor, operation: str, kernel_size: int, backgroun
 
 
 def _halves(x: int) -> tuple[int, int]:
-    """A kernel takes ints of 32 bits."""
-    return x >> 32, x & 0xFFFFFFFF
+    """High and low: a kernel takes ints of 32 bits, signed."""
+    low = x & 0xFFFFFFFF
+    return x >> 32, low - (low >> 31 << 32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _cuda
-from ._seed_grid import SeedGrid, seed_grid
+from ._seed_grid import SeedGrid, minimum_size, seed_grid
 
 COLOUR_SCALE = 65536  # steps per Lab unit
 RANGE_PART = 8192  # values that a block looks for the range of
@@ -19,7 +19,7 @@ NUMBERED = 8  # blocks of pixels: PART of connectivity.cuh
 
 def slic(
     image: Tensor, n_segments: int, compactness: float, iterations: int, min_size_factor: float
-) -> Tensor:  # [B, 3, H, W] -> int32 [B, H, W]
+) -> tuple[Tensor, Tensor]:  # [B, 3, H, W] -> int32 [B, H, W], [B]
     image = image.contiguous()
     b, _, h, w = image.shape
     defines = {"IMAGE_TYPE": _cuda.TYPES[image.dtype]}
@@ -30,9 +30,8 @@ def slic(
     grid = seed_grid(h, w, n_segments)
     label = _cluster(_colours(image, launch), grid, compactness, iterations, launch)
     if min_size_factor == 0:
-        return label
-    smallest = int(min_size_factor * (h * w / (grid.count[0] * grid.count[1])))
-    return _connect(label, smallest, launch)
+        return label, label.new_full((b,), grid.count[0] * grid.count[1])
+    return _connect(label, minimum_size(h, w, grid, min_size_factor), launch)
 
 
 def _colours(image: Tensor, launch) -> Tensor:  # -> [B, 3, H, W], integers
@@ -66,7 +65,7 @@ def _cluster(colours: Tensor, grid: SeedGrid, compactness: float, iterations: in
     return label
 
 
-def _connect(label: Tensor, smallest: int, launch) -> Tensor:
+def _connect(label: Tensor, smallest: int, launch) -> tuple[Tensor, Tensor]:
     b, h, w = label.shape
     pixels = h * w
     blocks, parts = -(-pixels // 256), -(-pixels // (256 * NUMBERED))
@@ -80,6 +79,7 @@ def _connect(label: Tensor, smallest: int, launch) -> Tensor:
     every_part = b * parts * 256
     launch("find_groups", every_part, 256, parent, size, group, roots, first_size, pixels, w, smallest, parts)
     number = parent  # no longer needed
-    launch("number_groups", every_part, 256, group, roots, number, pixels, parts)
+    num = label.new_empty(b)
+    launch("number_groups", every_part, 256, group, roots, first_size, number, num, pixels, smallest, parts)
     launch("relabel", every, 256, group, number, first_size, pixels, smallest, blocks)
-    return group
+    return group, num

@@ -219,6 +219,13 @@ def test_launch(cupy):
     assert cupy.modules == [(1, _cuda.source("guided_filter", {"RADIUS": 4}))]
 
 
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
+def test_an_int_that_does_not_fit_is_not_wrapped(cupy, value):
+    with pytest.raises(ValueError, match=f"count in 32 bits.*{value}"):
+        _cuda.launch("guided_filter", "f", 5, 64, (torch.zeros(3), value), defines={})
+    assert not cupy.launches
+
+
 def test_cooperative_launch(cupy):
     x = torch.zeros(3)
     _cuda.launch("guided_filter", "f", 5, 64, (x, -7, 0.25), defines={}, shared=8, cooperative=True)

@@ -133,6 +133,34 @@ def test_odd_shapes_equal_scikit_image(height, width, n_segments):
     assert raw(image, n_segments).max() < ops.max_segments(height, width, n_segments, 0)
 
 
+@pytest.mark.parametrize("kind", [torch.rand, torch.zeros])
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 0.5, 3.0, 1e300])
+def test_number_of_segments(kind, factor):
+    """Also where the group of pixel 0 takes over another, and where everything is one segment."""
+    images = torch.cat([kind(1, 3, 30, 41), torch.rand(3, 3, 30, 41)])
+    segments, num = ops.slic(images, 40, min_size_factor=factor, return_num=True)
+    assert torch.equal(segments, ops.slic(images, 40, min_size_factor=factor))
+    assert num.dtype == torch.int32 and num.shape == (4,)
+    if factor == 0:
+        assert num.tolist() == [math.prod(seed_grid(30, 41, 40).count)] * 4
+    else:
+        assert num.tolist() == [len(s.unique()) for s in segments]
+    assert num.max() <= ops.max_segments(30, 41, 40, factor)
+    if factor == 1e300:
+        assert num.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("change", [dict(height=0), dict(width=1.5), dict(n_segments=0), dict(min_size_factor=-1.0)])
+def test_errors_of_the_bound(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
+        ops.max_segments(**dict(height=5, width=7) | change)
+
+
+def test_an_image_with_a_gradient_is_no_reason_to_warn(recwarn):
+    ops.slic(torch.rand(1, 3, 8, 9, requires_grad=True), 4)
+    assert not recwarn.list
+
+
 def test_constant_image_and_ties():
     """Every pixel between two seeds is a tie: the lower index has it, also across a 1/2 pixel mean."""
     flat = np.full((64, 48, 3), 77, np.uint8)
@@ -215,13 +243,14 @@ def test_native_equals_twin(case, kind):
         "noise": torch.rand(2, 3, height, width),
         "black and white": torch.randint(0, 2, (1, 1, height, width), dtype=torch.uint8).mul(255).expand(-1, 3, -1, -1),
     }[kind]
-    assert torch.equal(ops.slic(image, *settings), reference.slic(image, *settings))
+    both = zip(ops.slic(image, *settings, return_num=True), reference.slic(image, *settings), strict=True)
+    assert all(torch.equal(ours, twin) for ours, twin in both)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_native_equals_twin_in_every_dtype(dtype):
     image = (torch.randn(2, 3, 35, 50, dtype=torch.float64) * 3).to(dtype)
-    assert torch.equal(ops.slic(image, 20), reference.slic(image, 20, 10.0, 10, 0.5))
+    assert torch.equal(ops.slic(image, 20), reference.slic(image, 20, 10.0, 10, 0.5)[0])
 
 
 def test_every_colour_equals_twin():
@@ -229,25 +258,13 @@ def test_every_colour_equals_twin():
     ramp = torch.arange(256, dtype=torch.uint8)
     image = torch.stack([ramp, ramp.flip(0), ramp.roll(100)])[None, :, None]
     for picture in (image, image.transpose(2, 3), ramp.expand(1, 3, 1, 256), (image * 0.7 + 11).to(torch.uint8)):
-        assert torch.equal(ops.slic(picture, 30), reference.slic(picture, 30, 10.0, 10, 0.5))
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+        assert torch.equal(ops.slic(picture, 30), reference.slic(picture, 30, 10.0, 10, 0.5)[0])
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_threads_do_not_matter(threads, batch):
+def test_threads_do_not_matter(same_bits_on_any_threads, batch):
     images = torch.cat([tensor(crop(name, 200, 180)) for name in PICTURES[:batch]])
-    results = []
-    for n in (1, 2, 2, 3):
-        threads(n)
-        results.append((ops.slic(images, 150), ops.slic(images, 150, min_size_factor=0)))
-    for connected, unconnected in results[1:]:
-        assert torch.equal(connected, results[0][0]) and torch.equal(unconnected, results[0][1])
+    same_bits_on_any_threads(lambda: [ops.slic(images, 150, min_size_factor=factor) for factor in (0.5, 0)])
 
 
 def test_large_photograph():
@@ -327,10 +344,14 @@ def test_opcheck_and_compile():
         (dict(image=torch.zeros(1, 1, 4, 4)), "image must be RGB"),
         (dict(image=torch.zeros(1, 3, 4, 4, dtype=torch.int32)), "image must be one of"),
         (dict(image=torch.full((1, 3, 4, 4), torch.nan)), "image holds NaN"),
+        (dict(image=torch.tensor([-3e38, 3e38]).expand(1, 3, 4, 2)), "image holds values too far apart"),
         (dict(n_segments=0), "n_segments"),
+        (dict(n_segments=2**31), "n_segments must be less than"),
         (dict(compactness=0.0), "compactness"),
         (dict(iterations=0), "iterations"),
         (dict(min_size_factor=-0.5), "min_size_factor"),
+        (dict(min_size_factor=math.inf), "min_size_factor must be finite"),
+        (dict(return_num=1), "return_num must be True or False"),
     ],
 )
 def test_errors(change, message):

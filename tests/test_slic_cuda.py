@@ -57,18 +57,18 @@ def test_equals_the_cpu(case, kind):
     batch, height, width, *settings = case
     image = picture(batch, height, width, kind)
     result = cuda_host.every_order(lambda: kernels.slic(image, *settings), ORDERS[: 2 if height * width > 900 else 3])
-    assert torch.equal(result, ops.slic(image, *settings))
-    assert torch.equal(result, reference.slic(image, *settings))
+    for expected in (ops.slic(image, *settings, return_num=True), reference.slic(image, *settings)):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_types_and_strides(dtype):
     image = picture(2, 35, 50)
     image = image if dtype == torch.uint8 else (image.to(torch.float64) * 0.03 - 2).to(dtype)
-    expected = reference.slic(image, 20, 10.0, 3, 0.5)
+    expected, _ = reference.slic(image, 20, 10.0, 3, 0.5)
     with cuda_host.on_cpu(order=3):
         for form in (image, image.to(memory_format=torch.channels_last), image.mT.contiguous().mT):
-            assert torch.equal(kernels.slic(form, 20, 10.0, 3, 0.5), expected)
+            assert torch.equal(kernels.slic(form, 20, 10.0, 3, 0.5)[0], expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -130,7 +130,9 @@ def test_connectivity(name, smallest):
     labels = torch.stack([label, label.flip(1), torch.zeros_like(label)])  # an image's components end with it
     expected = torch.stack([_merge_small(_components(one.long()), smallest) for one in labels]).to(torch.int32)
     orders = ORDERS if smallest == 4 else (2,)
-    assert torch.equal(cuda_host.every_order(lambda: kernels._connect(labels, smallest, launcher()), orders), expected)
+    segments, num = cuda_host.every_order(lambda: kernels._connect(labels, smallest, launcher()), orders)
+    assert torch.equal(segments, expected)
+    assert torch.equal(num, expected.amax((1, 2)) + 1)
 
 
 @pytest.mark.parametrize("barrier", ["__syncwarp();", "__syncthreads();"])
@@ -141,7 +143,7 @@ def test_a_missing_barrier_is_seen(barrier):
         for order in ORDERS:
             with cuda_host.on_cpu(order):
                 try:
-                    results.append(kernels.slic(image, 30, 10.0, 2, 0.5))
+                    results.append(kernels.slic(image, 30, 10.0, 2, 0.5)[0])
                 except cuda_host.KernelError:
                     results.append(None)
     expected = ops.slic(image, 30, 10.0, 2, 0.5)
@@ -186,9 +188,10 @@ def test_cuda_on_a_side_stream(shape, dtype):
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
         for factor in (0.0, 0.5):
-            expected = ops.slic(image.cpu(), n_segments, min_size_factor=factor)
+            expected, expected_num = ops.slic(image.cpu(), n_segments, min_size_factor=factor, return_num=True)
             for _ in range(2):
-                assert torch.equal(ops.slic(image, n_segments, min_size_factor=factor).cpu(), expected)
+                segments, num = ops.slic(image, n_segments, min_size_factor=factor, return_num=True)
+                assert torch.equal(segments.cpu(), expected) and torch.equal(num.cpu(), expected_num)
             strided = image.to(memory_format=torch.channels_last)
             assert torch.equal(ops.slic(strided, n_segments, min_size_factor=factor).cpu(), expected)
 

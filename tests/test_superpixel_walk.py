@@ -10,6 +10,7 @@ from skimage.color import rgb2lab
 from skimage.segmentation import slic as skimage_slic
 
 from camguide_fast import ops, reference
+from camguide_fast.ops import _register
 
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (119, 119, 119)
 
@@ -245,23 +246,31 @@ def test_native_equals_twin_in_every_dtype(dtype, image_dtype):
     torch.testing.assert_close(out, reference.superpixel_random_walk(target, segments, *twin, 12), rtol=1e-2, atol=1e-4)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+@pytest.mark.parametrize("batch, size", [(1, (350, 331)), (3, (150, 131))])
+def test_threads_do_not_matter(same_bits_on_any_threads, batch, size):
+    """Large enough that threads share the bands, the pieces and the maps of one image."""
+    target, segments, image = random_case(batch, 13, *size, 90)
 
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_threads_do_not_matter(threads, batch):
-    target, segments, image = random_case(batch, 13, 150, 131, 90)
-    results = []
-    for n in (1, 2, 2, 3):
-        threads(n)
+    def both():
         graph = ops.superpixel_graph(segments, image, num_segments=90)
-        results.append((*graph, ops.superpixel_random_walk(target, graph=graph)))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        return (*graph, ops.superpixel_random_walk(target, graph=graph))
+
+    same_bits_on_any_threads(both)
+
+
+@pytest.mark.parametrize("op", ["superpixel_graph", "superpixel_random_walk"])
+def test_a_label_too_large_under_compile(op):
+    """Nobody looks at the labels before the op there: the message has to come from it, whatever thread has met them."""
+    target, segments, image = random_case(4, 2, 60, 70, 9)
+    graph = ops.superpixel_graph(segments, image, num_segments=9)
+    if op == "superpixel_graph":
+        args = (segments + 5, image, 2.0, False, 9, True)
+    else:
+        args = (target, segments + 5, *graph[1:], 12)
+    if _register.rows()[op]["cpu"].backend != "native":
+        pytest.skip("the reference looks up whatever the label says")
+    with pytest.raises(RuntimeError, match=r"segments must be in \[0, 9\)"):
+        getattr(torch.ops.camguide_fast, op)(*args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -315,6 +324,9 @@ def case():
     )
 
 
+GRAPH = ops.superpixel_graph(case()["segments"], case()["image"])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -328,10 +340,19 @@ def case():
         (dict(image=torch.zeros(1, 3, 4, 5)), "image must have shape"),
         (dict(image=torch.zeros(1, 3, 4, 4, requires_grad=True)), "image requires grad"),
         (dict(image=torch.full((1, 3, 4, 4), torch.inf)), "image holds NaN"),
+        (dict(image=torch.zeros(1, 3, 4, 4, dtype=torch.int32)), "image must be one of"),
+        (dict(image=torch.zeros(1, 3, 4, 4, dtype=torch.int32), target=torch.zeros(1, 2, 4, 4).double()), "image must"),
         (dict(sigma_color=0.0), "sigma_color"),
+        (dict(sigma_color=1e-200), "sigma_color"),
+        (dict(squared="no"), "squared must be True or False"),
         (dict(iterations=-1), "iterations"),
         (dict(num_segments=0), "num_segments"),
-        (dict(graph=ops.superpixel_graph(case()["segments"], case()["image"])), "either a graph, or"),
+        (dict(num_segments=2**40), "num_segments must be less than"),
+        (dict(graph=GRAPH), "either a graph, or"),
+        (dict(graph=GRAPH, segments=None, image=None, sigma_color=3.0), "either a graph, or"),
+        (dict(graph=GRAPH, segments=None, image=None, squared=True), "either a graph, or"),
+        (dict(graph=GRAPH, segments=None, image=None, num_segments=1), "either a graph, or"),
+        (dict(graph=tuple(GRAPH), segments=None, image=None), "graph must be a SuperpixelGraph, got tuple"),
     ],
 )
 def test_errors(change, message):

@@ -57,14 +57,24 @@ def same_device(**tensors: Tensor | None) -> None:
         raise ValueError("all tensors must be on one device, got " + ", ".join(f"{n} on {d}" for n, d in given.items()))
 
 
-def integer(name: str, x: object, low: int) -> None:
+def integer(name: str, x: object, low: int, bits: int = 32) -> None:
+    """`x` is an int from `low` on that fits in so many bits."""
     if isinstance(x, bool) or not isinstance(x, int) or x < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {x!r}")
+    if x >= 2 ** (bits - 1):
+        raise ValueError(f"{name} must be less than 2^{bits - 1}, got {x}")
 
 
 def number(name: str, x: object, low: float, *, strict: bool = False) -> None:
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not (x > low if strict else x >= low):
         raise ValueError(f"{name} must be a number {'>' if strict else '>='} {low:g}, got {x!r}")
+    if x == math.inf:
+        raise ValueError(f"{name} must be finite, got {x!r}")
+
+
+def boolean(name: str, x: object) -> None:
+    if not isinstance(x, bool):
+        raise TypeError(f"{name} must be True or False, got {x!r}")
 
 
 def values(x: Tensor) -> bool:
@@ -74,7 +84,10 @@ def values(x: Tensor) -> bool:
 
 
 def finite(name: str, x: Tensor) -> None:
+    """The values of `x` are finite, and so is the difference of any two in the type that kernels compute with."""
     if values(x) and x.is_floating_point():
-        low, high = x.aminmax()  # one pass; NaN wins
+        low, high = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in x.detach().aminmax())  # NaN wins
         if not math.isfinite(low) or not math.isfinite(high):
             raise ValueError(f"{name} holds NaN or infinite values")
+        if not math.isfinite(high - low):
+            raise ValueError(f"{name} holds values too far apart, from {low:g} to {high:g}")

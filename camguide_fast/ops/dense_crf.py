@@ -205,18 +205,12 @@ def _terms(name: str, given: object, sigmas: dict[str, int], extent: tuple[int, 
             if len(each) != count:
                 raise ValueError(f"{part} of {name} must be a number or {count} numbers, got {value!r}")
             for sigma in each:
-                _check_number(f"{part} of {name}", sigma, strict=True)
+                check.number(f"{part} of {name}", sigma, 0, strict=True)
             values += each
         _check_fineness(name, [size / sigma for size, sigma in zip(extent, values, strict=True)])
-        _check_number(f"weight of {name}", term[-1], strict=False)
+        check.number(f"weight of {name}", term[-1], 0)
         flat += [*values, term[-1]]
     return [float(value) for value in flat]
-
-
-def _check_number(name: str, x: object, *, strict: bool) -> None:
-    check.number(name, x, 0, strict=strict)
-    if math.isinf(x):
-        raise ValueError(f"{name} must be finite, got {x!r}")
 
 
 def _check_fineness(name: str, extent: list[float]) -> None:

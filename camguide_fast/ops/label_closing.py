@@ -105,7 +105,7 @@ def _check(labels: Tensor, kernel_size: int, background: int, ignore: int, *, wr
         raise ValueError(f"kernel_size must be odd, got {kernel_size}")
     limits = torch.iinfo(labels.dtype)
     for name, value in (("background", background), ("ignore", ignore)):
-        check.integer(name, value, limits.min)
+        check.integer(name, value, limits.min, bits=64)
     if background == ignore:
         raise ValueError(f"background and ignore must differ, got {background} for both")
     if writes_background and background > limits.max:

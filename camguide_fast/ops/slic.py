@@ -10,11 +10,12 @@ from ._register import define
 
 
 def _fake(image, n_segments, compactness, iterations, min_size_factor):
-    return image.new_empty((image.shape[0], *image.shape[2:]), dtype=torch.int32)
+    batch, _, height, width = image.shape
+    return tuple(image.new_empty(size, dtype=torch.int32) for size in ((batch, height, width), (batch,)))
 
 
 define(
-    "slic(Tensor image, int n_segments, float compactness, int iterations, float min_size_factor) -> Tensor",
+    "slic(Tensor image, int n_segments, float compactness, int iterations, float min_size_factor) -> (Tensor, Tensor)",
     reference=reference.slic,
     fake=_fake,
     kernel=("slic", "cuda"),
@@ -27,7 +28,9 @@ def slic(
     compactness: float = 10.0,
     iterations: int = 10,
     min_size_factor: float = 0.5,
-) -> Tensor:
+    *,
+    return_num: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Superpixels by local k-means in (position, Lab): Achanta et al. (2012), as
     `skimage.segmentation.slic(start_label=0)`.
 
@@ -51,33 +54,41 @@ def slic(
        (if the image is not).
 
     Args:
-        image: RGB [B, 3, H, W], uint8 or float of any range; down to 1x1.
+        image: RGB [B, 3, H, W], uint8 or float of any finite range (maximum minus minimum); down to 1x1.
         n_segments: approximate number of superpixels, >= 1; from H*W on every pixel is a seed. See
             `max_segments` for the bound.
         compactness: weight of position against colour in Lab units, >= 1e-6.
         iterations: passes, >= 1.
         min_size_factor: least size of a segment in mean segment sizes, >= 0; 0 leaves the labels as they are.
+        return_num: also how many labels each image has, which costs nothing.
 
     Returns:
         int32 [B, H, W]. The same on every backend, bit for bit: colours are rounded to 2^-16 Lab units and
         summed as integers, distances are fp32 (fp64 images are stretched in fp64, then rounded). Against
         scikit-image, which computes in fp64, this leaves a few near-ties in 100,000 pixels.
+        With `return_num` also int32 [B] on the image's device: the number of segments, or with
+        `min_size_factor=0` of centres. Labels are below it.
 
     Gradient: none; the result is integer.
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype or setting; on CPU, NaN or infinite values. On CUDA a
-            non-finite image gives labels without meaning.
+        ValueError, TypeError: wrong shape, dtype or setting; an image of 2^31 values or more; on CPU, NaN or
+            infinite values. On CUDA and under `torch.compile`, which do not look, a non-finite image gives
+            labels without meaning.
     """
     check.image("image", image)
+    if image[0].numel() >= 2**31:
+        raise ValueError(f"image must have less than 2^31 values a picture, got shape {tuple(image.shape)}")
     check.integer("n_segments", n_segments, 1)
     check.number("compactness", compactness, 1e-6)
     check.integer("iterations", iterations, 1)
     check.number("min_size_factor", min_size_factor, 0)
+    check.boolean("return_num", return_num)
     check.finite("image", image)
-    return torch.ops.camguide_fast.slic(
+    segments, num = torch.ops.camguide_fast.slic(
         image.detach(), n_segments, float(compactness), iterations, float(min_size_factor)
     )
+    return (segments, num) if return_num else segments
 
 
 def max_segments(height: int, width: int, n_segments: int = 1100, min_size_factor: float = 0.5) -> int:
@@ -85,8 +96,11 @@ def max_segments(height: int, width: int, n_segments: int = 1100, min_size_facto
     labels.
 
     The number of seeds with `min_size_factor=0`, else H*W / (least size), about `1 / min_size_factor` times
-    the seeds.
+    the seeds. All but `min_size_factor` are integers >= 1; anything else raises a ValueError.
     """
+    for name, value in (("height", height), ("width", width), ("n_segments", n_segments)):
+        check.integer(name, value, 1)
+    check.number("min_size_factor", min_size_factor, 0)
     rows, columns = seed_grid(height, width, n_segments).count
     if min_size_factor == 0:
         return rows * columns

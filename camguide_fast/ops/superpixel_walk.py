@@ -11,6 +11,7 @@ from . import _checks as check
 from ._register import define, needs_grad
 
 _LABELS = (torch.int32, torch.int64, torch.uint8)
+_DEFAULTS = (2.0, False)  # sigma_color, squared
 
 
 class SuperpixelGraph(NamedTuple):
@@ -65,8 +66,8 @@ define(
 def superpixel_graph(
     segments: Tensor,
     image: Tensor,
-    sigma_color: float = 2.0,
-    squared: bool = False,
+    sigma_color: float = _DEFAULTS[0],
+    squared: bool = _DEFAULTS[1],
     num_segments: int | None = None,
 ) -> SuperpixelGraph:
     r"""The transition matrix of the random walk, Eq. 14-15, for several targets over the same superpixels.
@@ -78,27 +79,28 @@ def superpixel_graph(
     Args:
         segments: labels [B, H, W], int32/int64/uint8, each in [0, num_segments); gaps are allowed.
         image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1].
-        sigma_color: sigma > 0 in Lab units. Not given in the paper.
+        sigma_color: sigma >= 1e-6 in Lab units. Not given in the paper.
         squared: the norm squared, a Gaussian. The paper prints the norm itself.
         num_segments: N, a bound above every label (`max_segments` gives one for `slic`). Read from the labels
             when omitted, which on CUDA waits for the device and under `torch.compile` breaks the graph.
 
     Returns:
-        A `SuperpixelGraph`. Memory: 8 bytes for each of E edges. At 512x512 the most that may occur, which CUDA makes
-        room for, are 8 MB an image.
+        A `SuperpixelGraph`. Memory: 8 bytes for each of E edges, 12 for an fp64 image. At 512x512 the most that may
+        occur, which CUDA makes room for, are 8 MB an image.
 
     Gradient: none.
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or setting; an image that requires grad; on CPU, a
-            label outside [0, num_segments) or a non-finite image. On CUDA labels outside are not looked for
-            and must not occur.
+            label outside [0, num_segments) or a non-finite image. On CUDA neither is looked for, and labels
+            outside must not occur; under `torch.compile` a non-finite image passes on CPU as well.
     """
     check.tensor("segments", segments, 3, _LABELS)
     check.image("image", image)
     check.shape("image", image, (segments.shape[0], 3, *segments.shape[1:]), "segments [B, H, W]")
     check.same_device(segments=segments, image=image)
-    check.number("sigma_color", sigma_color, 0, strict=True)
+    check.number("sigma_color", sigma_color, 1e-6)
+    check.boolean("squared", squared)
     if num_segments is None:
         num_segments = max(int(segments.max()), 0) + 1
     check.integer("num_segments", num_segments, 1)
@@ -110,7 +112,7 @@ def superpixel_graph(
             raise ValueError(f"segments must be in [0, {num_segments}) (num_segments), got {low} to {high}")
     check.finite("image", image)
     segments = segments.to(torch.int32).contiguous()
-    settings = (float(sigma_color), bool(squared), num_segments)
+    settings = (float(sigma_color), squared, num_segments)
     tensors = torch.ops.camguide_fast.superpixel_graph(segments, image, *settings, check.values(segments))
     return SuperpixelGraph(segments, *tensors)
 
@@ -119,9 +121,9 @@ def superpixel_random_walk(
     target: Tensor,
     segments: Tensor | None = None,
     image: Tensor | None = None,
-    sigma_color: float = 2.0,
+    sigma_color: float = _DEFAULTS[0],
     iterations: int = 12,
-    squared: bool = False,
+    squared: bool = _DEFAULTS[1],
     num_segments: int | None = None,
     *,
     graph: SuperpixelGraph | None = None,
@@ -140,14 +142,14 @@ def superpixel_random_walk(
 
     Returns:
         [B, K, H, W] like target. Accumulated in fp32 (fp64 for fp64, the graph as well where it is built
-        here).
+        here). NaN or infinity in a map spreads over its superpixel, and from there with each step to the next.
 
     Gradient: none. The walk makes targets; one that requires grad raises, so that no gradient is lost unseen.
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or setting; both or neither of `graph` and
-            `segments` with `image`; a target that requires grad while gradients are recorded; and what
-            `superpixel_graph` raises.
+            `segments` with `image`; a setting beside the graph that it was built with; a target that requires
+            grad while gradients are recorded; and what `superpixel_graph` raises.
     """
     check.tensor("target", target, 4)
     check.integer("iterations", iterations, 0)
@@ -156,11 +158,17 @@ def superpixel_random_walk(
     if graph is None:
         if segments is None or image is None:
             raise ValueError("superpixel_random_walk needs segments and image, or a graph")
-        if target.dtype == torch.float64 and isinstance(image, Tensor):
+        check.image("image", image)
+        if target.dtype == torch.float64:
             image = image.double() / 255 if image.dtype == torch.uint8 else image.double()
         graph = superpixel_graph(segments, image, sigma_color, squared, num_segments)
-    elif segments is not None or image is not None:
-        raise ValueError("superpixel_random_walk takes either a graph, or segments and image, got both")
+    elif not isinstance(graph, SuperpixelGraph):
+        raise TypeError(f"graph must be a SuperpixelGraph, got {type(graph).__name__}")
+    elif any(given is not None for given in (segments, image, num_segments)) or (sigma_color, squared) != _DEFAULTS:
+        raise ValueError(
+            "superpixel_random_walk takes either a graph, or what superpixel_graph builds one of (segments, image,"
+            " sigma_color, squared, num_segments), got both"
+        )
     batch, *size = graph.segments.shape
     check.shape("target", target, (batch, target.shape[1], *size), "segments [B, H, W]")
     check.same_device(target=target, segments=graph.segments)

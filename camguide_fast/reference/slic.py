@@ -6,6 +6,7 @@ integers, a distance is five fp32 squares added in the order written in `_neares
 lower index.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -49,12 +50,12 @@ def _regular_grid(height: int, width: int, points: int) -> tuple[tuple[int, int]
 def minimum_size(height: int, width: int, n_segments: int, min_size_factor: float) -> int:
     """Pixels that a component needs to stand; the mean is over the seeds placed, not over `n_segments`."""
     rows, columns = seed_grid(height, width, n_segments).count
-    return int(min_size_factor * (height * width / (rows * columns)))
+    return int(min(min_size_factor * (height * width / (rows * columns)), height * width))
 
 
 def slic(
     image: Tensor, n_segments: int, compactness: float, iterations: int, min_size_factor: float
-) -> Tensor:  # [B, 3, H, W] -> int32 [B, H, W]
+) -> tuple[Tensor, Tensor]:  # [B, 3, H, W] -> int32 [B, H, W], [B]
     height, width = image.shape[2:]
     grid = seed_grid(height, width, n_segments)
     weight = (max(grid.step) / (compactness * COLOUR_SCALE)) ** 2  # of colour, with positions in pixels
@@ -62,7 +63,9 @@ def slic(
     if min_size_factor > 0:
         smallest = minimum_size(height, width, n_segments, min_size_factor)
         segments = [_merge_small(_components(s), smallest) for s in segments]
-    return torch.stack(segments).to(torch.int32)
+    labels = torch.stack(segments).to(torch.int32)
+    num = labels.amax((1, 2)) + 1 if min_size_factor > 0 else labels.new_full((len(image),), math.prod(grid.count))
+    return labels, num
 
 
 def quantised_lab(image: Tensor) -> Tensor:  # [B, 3, H, W], fp32 holding integers

@@ -21,6 +21,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <tuple>
 #include <vector>
 
 namespace camguide {
@@ -207,7 +208,7 @@ void write_labels(const Picture& picture, int32_t* out) {  // [H, W]
 }
 
 template <class T>
-void slic_image(
+int32_t slic_image(
     const T* image, int64_t height, int64_t width, int64_t n_segments, double compactness, int64_t iterations,
     double min_size_factor, int32_t* out) {
   const Grid grid = seed_grid(height, width, n_segments);
@@ -215,27 +216,27 @@ void slic_image(
   find_colours(image, picture);
   cluster(picture, grid, compactness, iterations);
   write_labels(picture, out);
-  if (min_size_factor > 0) {
-    const double mean_size = static_cast<double>(height * width) / static_cast<double>(grid.size());
-    Connectivity(out, height, width)(static_cast<int64_t>(min_size_factor * mean_size), out);
-  }
+  if (min_size_factor == 0) return static_cast<int32_t>(grid.size());
+  const double pixels = static_cast<double>(height * width), mean_size = pixels / static_cast<double>(grid.size());
+  return Connectivity(out, height, width)(static_cast<int64_t>(std::min(min_size_factor * mean_size, pixels)), out);
 }
 
-Tensor slic(
+std::tuple<Tensor, Tensor> slic(
     const Tensor& image, int64_t n_segments, double compactness, int64_t iterations, double min_size_factor) {
   const int64_t batch = image.size(0), height = image.size(2), width = image.size(3);
   STD_TORCH_CHECK(height * (width + 1) <= std::numeric_limits<int32_t>::max(), "image must have less than 2^31 pixels");
   const Tensor pixels = torch::stable::contiguous(image);
   Tensor out = torch::stable::new_empty(image, {batch, height, width}, ScalarType::Int);
-  int32_t* const segments = out.mutable_data_ptr<int32_t>();
+  Tensor num = torch::stable::new_empty(image, {batch}, ScalarType::Int);
+  int32_t *const segments = out.mutable_data_ptr<int32_t>(), *const numbers = num.mutable_data_ptr<int32_t>();
   with_image(pixels, "image", [&](auto* data) {
     for_each_image(batch, [&](int64_t i) {
-      slic_image(
+      numbers[i] = slic_image(
           data + i * 3 * height * width, height, width, n_segments, compactness, iterations, min_size_factor,
           segments + i * height * width);
     });
   });
-  return out;
+  return {out, num};
 }
 
 }  // namespace

@@ -21,8 +21,6 @@
 namespace camguide {
 namespace {
 
-// --- the graph -------------------------------------------------------------------------------------------------------
-
 // Eq. 14-15 from the exponents of all edges. The largest of a row cancels; without it no row underflows to 0 / 0.
 template <class A>
 CAMGUIDE_INLINE void find_transition(const double* exponents, const int32_t* offsets, int64_t n, A* transition) {
@@ -72,7 +70,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
     });
   });
   int64_t slots = 0;
-  for (const Superpixels& one : found) slots = std::max(slots, static_cast<int64_t>(2 * one.edges.size()));
+  for (const Superpixels& one : found) {
+    STD_TORCH_CHECK(one.inside, "segments must be in [0, ", n, ") (num_segments)");
+    slots = std::max(slots, static_cast<int64_t>(2 * one.edges.size()));
+  }
   if (!exact) slots = edge_slots(height, width, n);
   Tensor counts = torch::stable::new_empty(segments, {batch, n});
   Tensor offsets = torch::stable::new_empty(segments, {batch, n + 1});
@@ -102,8 +103,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
   const Tensor transition = fp64 ? place(0.0, ScalarType::Double) : place(0.0f, ScalarType::Float);
   return {counts, offsets, neighbours, transition};
 }
-
-// --- the walk --------------------------------------------------------------------------------------------------------
 
 template <class A>
 struct Graph {  // of one image
@@ -227,24 +226,25 @@ void walk_batch(
     const Wide<T>* transition, int64_t maps, int64_t iterations, T* out) {
   const int64_t batch = segments.size(0), pixels = segments.size(1) * segments.size(2);
   const int64_t n = counts.size(1), slots = neighbours.size(1);
+  std::atomic<bool> outside = false;
   for_each_image(batch, [&](int64_t i) {
     const int32_t* const labels = segments.const_data_ptr<int32_t>() + i * pixels;
     const Graph<Wide<T>> graph{
         n, counts.const_data_ptr<int32_t>() + i * n, offsets.const_data_ptr<int32_t>() + i * (n + 1),
         neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
     Pieces pieces(pixels);
-    std::atomic<bool> outside = false;
     torch::stable::parallel_for(0, pieces.chunks(), 16, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         if (!find_pieces(labels, chunk, n, pieces)) outside = true;
       }
     });
-    STD_TORCH_CHECK(!outside, "segments must be in [0, ", n, ") (num_segments)");
+    if (outside) return;
     torch::stable::parallel_for(0, maps, 1, [&](int64_t begin, int64_t end) {
       const int64_t at = (i * maps + begin) * pixels;
       walk_image(target + at, pieces, graph, iterations, end - begin, out + at);
     });
   });
+  STD_TORCH_CHECK(!outside, "segments must be in [0, ", n, ") (num_segments)");
 }
 
 Tensor superpixel_random_walk(

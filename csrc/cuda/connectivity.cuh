@@ -103,9 +103,11 @@ extern "C" __global__ void __launch_bounds__(256) find_groups(
   }
 }
 
-// number [B, H * W]: of a root, how many come before it.
+// number [B, H * W]: of a root, how many come before it. num [B]: segments of an image. Only the group of pixel 0 can still be
+// small: it takes over another, see relabel.
 extern "C" __global__ void __launch_bounds__(256) number_groups(
-    const int* __restrict__ group, const int* __restrict__ roots, int* __restrict__ number, int pixels, int parts) {
+    const int* __restrict__ group, const int* __restrict__ roots, const int* __restrict__ first_size, int* __restrict__ number,
+    int* __restrict__ num, int pixels, int smallest, int parts) {
   __shared__ int of_warp[8];
   const int b = blockIdx.x / parts, own = blockIdx.x % parts, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // The sum over a block, and over the warps before this one.
@@ -130,10 +132,11 @@ extern "C" __global__ void __launch_bounds__(256) number_groups(
     if (root) number[at.offset + at.i] = next + before + __popc(votes & ((1u << lane) - 1));
     next += total;
   }
+  if (own == parts - 1 && threadIdx.x == 0) num[b] = next - (first_size[b] < smallest && next > 1);
 }
 
-// Groups become their numbers, in place. Only the group of pixel 0 can still be small: it takes over that of the first pixel
-// outside it, which is number 1.
+// Groups become their numbers, in place. A group of pixel 0 that is small takes over that of the first pixel outside it, which is
+// number 1.
 extern "C" __global__ void __launch_bounds__(256) relabel(
     int* __restrict__ group, const int* __restrict__ number, const int* __restrict__ first_size, int pixels, int smallest,
     int blocks) {
