@@ -1,5 +1,4 @@
-"""Where slic's seeds lie and what a small segment is: the rules of camguide_fast/reference/slic.py, which kernels do not
-reach."""
+"""Where the seeds of slic lie, what a small segment is: rules of camguide_fast/reference/slic.py, out of reach here."""
 
 from typing import NamedTuple
 
