@@ -1,26 +1,36 @@
 """What bench/quality.py knows of the runs in its folder: which stage was made with what, and so what they can share.
 
-A run's folder has, besides what training leaves, done.json: {stage: {"key": what it depends on, "minutes", "map"}}; a
-stage without "minutes" was begun.
+A run's folder has, besides what training leaves, done.json: {stage: {"key": what the stage depends on, "scoring": what
+its scores do, "minutes": spent on it so far, "map", "done"}}; a stage without "done" was begun.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from camguide_fast.checkpoint import read_json, write_json
+from camguide_fast.checkpoint import read_json, write_atomic, write_json
 from camguide_fast.config import to_dict
 from camguide_fast.pipeline import Args, needs
 from camguide_fast.results import merge_rows, read_rows
 
 
-def stage_keys(args: Args, stages: tuple[str, ...]) -> dict[str, str]:
-    """For each stage a digest of everything that its result depends on."""
+class Key(NamedTuple):
+    """Digests of everything that a stage depends on, and its scores beyond that."""
+
+    key: str
+    scoring: str
+
+
+def stage_keys(args: Args, stages: tuple[str, ...]) -> dict[str, Key]:
     config, keys = args.config, {}
+    inference = replace(config.inference, target_sample=0)
     for stage in stages:
         network = to_dict(config.network)
+        after_cams = stage in ("affinity", "walk", "final")
         settings = config.walk if stage in ("walk", "final") else getattr(config, stage)
         own = {
             "settings": to_dict(settings),
@@ -28,11 +38,16 @@ def stage_keys(args: Args, stages: tuple[str, ...]) -> dict[str, str]:
             "data": [str(args.data), config.data.crop, config.data.long_side, args.split],
             "weights": str(args.weights),
             "seed": args.seed,
-            "inference": to_dict(config.inference) | {"target_sample": 0},
-            "before": [keys[needed] for needed in needs(stage, config)],
+            "cams": [inference.scales, inference.flip] if after_cams else [],
+            "before": [keys[needed].key for needed in needs(stage, config)],
         }
-        keys[stage] = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+        key = _digest(own)
+        keys[stage] = Key(key, _digest([key, to_dict(inference)]))
     return keys
+
+
+def _digest(tree: object) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_done(folder: Path) -> dict:
@@ -43,9 +58,9 @@ def _read(path: Path) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def is_done(folder: Path, stage: str, key: str) -> bool:
+def is_done(folder: Path, stage: str, key: Key) -> bool:
     entry = read_done(folder).get(stage, {})
-    return entry.get("key") == key and "minutes" in entry
+    return "done" in entry and (entry["key"], entry["scoring"]) == key
 
 
 def note(folder: Path, stage: str, **values) -> None:
@@ -53,19 +68,27 @@ def note(folder: Path, stage: str, **values) -> None:
     write_json(folder / "done.json", done | {stage: done.get(stage, {}) | values})
 
 
-def drop_changed(folder: Path, keys: dict[str, str]) -> None:
-    """Forgets the stages whose settings are no longer those that they were begun with."""
+def drop_changed(folder: Path, keys: dict[str, Key]) -> None:
+    """Forgets, and says so, what was made with other settings: a stage, or its scores alone."""
     done = read_done(folder)
-    for stage in [s for s in done if s in keys and done[s]["key"] != keys[s]]:
-        for path in (folder / "checkpoints").glob(f"{stage}.*"):
-            path.unlink()
+    for stage in [s for s in done if s in keys]:
+        key, scoring = keys[stage]
+        if done[stage]["key"] != key:
+            print(f"{folder.name}: {stage} was made with other settings and is dropped", flush=True)
+            for path in (folder / "checkpoints").glob(f"{stage}.*"):
+                path.unlink()
+            if stage == "affinity":
+                shutil.rmtree(folder / "affinity", ignore_errors=True)
+            del done[stage]
+        elif done[stage]["scoring"] != scoring:
+            print(f"{folder.name}: {stage} was scored with other settings and is scored again", flush=True)
+            done[stage].pop("done", None)
+        else:
+            continue
         for part in ("cams", "masks"):
             shutil.rmtree(folder / part / stage, ignore_errors=True)
-        if stage == "affinity":
-            shutil.rmtree(folder / "affinity", ignore_errors=True)
         rows = [row for row in read_rows(folder / "results.json") if row["stage"] != stage]
         write_json(folder / "results.json", rows)
-        del done[stage]
     write_json(folder / "done.json", done)
 
 
@@ -83,9 +106,9 @@ def take_over(donor: Path, folder: Path, stage: str) -> None:
     write_json(folder / "results.json", merge_rows(read_rows(folder / "results.json"), mine))
     theirs, ours = (_read(run / "thresholds.json") for run in (donor, folder))
     write_json(folder / "thresholds.json", ours | {name: t for name, t in theirs.items() if name == stage})
-    lines = [line for line in metrics(donor) if line["stage"] == stage]
-    with open(folder / "metrics.jsonl", "a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    lines = [line for line in metrics(folder) if line["stage"] != stage]  # what an earlier call began is not of it
+    lines += [line for line in metrics(donor) if line["stage"] == stage]
+    write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     note(folder, stage, **read_done(donor)[stage])
 
 

@@ -1,4 +1,4 @@
-"""The table of bench/quality.py: for each variant the mean over its seeds, and the standard deviation."""
+"""The tables of bench/quality.py: for each variant the mean over its seeds, and the standard deviation (n - 1)."""
 
 from collections.abc import Iterable
 from statistics import mean, stdev
@@ -7,19 +7,36 @@ COLUMNS = ("baseline", "stage1", "stage2", "stage3", "walk", "final")
 
 
 def markdown(lines: Iterable[dict]) -> str:
-    """mIoU by stage, global / class-wise, thresholds fitted elsewhere and transferred; target quality of the last epoch
-    of stage 3 as CAM / walk / CRF; minutes of the stages that are shown."""
-    groups: dict[str, list[dict]] = {}
+    """mIoU by stage, global / class-wise, thresholds fitted elsewhere and transferred, with the minutes of all stages
+    together; then the targets of stage 3 by epoch, mIoU as CAM / walk / CRF."""
+    groups: dict[tuple[str, str], dict[str, list[dict]]] = {}
     for line in lines:
-        groups.setdefault(line["variant"], []).append(line)
-    rows = [["variant", "seeds", *COLUMNS, "tag mAP", "targets: CAM / walk / CRF", "minutes"]]
-    for name, group in groups.items():
+        groups.setdefault((line["data"], line["preset"]), {}).setdefault(line["variant"], []).append(line)
+    return "\n\n".join(f"{data}, --preset {preset}\n\n{_tables(group)}" for (data, preset), group in groups.items())
+
+
+def _tables(variants: dict[str, list[dict]]) -> str:
+    scores = [["variant", "seeds", *COLUMNS, "tag mAP", "minutes"]]
+    for name, group in variants.items():
         cells = [_both(group, stage) for stage in COLUMNS]
         tags = _spread([line["map"]["stage3"] for line in group if "stage3" in line["map"]])
-        minutes = mean(sum(line["minutes"].values()) for line in group)  # 0: not measured
-        rows.append([name, str(len(group)), *cells, tags, _targets(group), f"{minutes:.0f}" if minutes else ""])
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        minutes = mean(sum(line["minutes"].values()) for line in group)
+        scores.append([name, str(len(group)), *cells, tags, f"{minutes:.0f}"])
+    trained = {
+        name: found for name, group in variants.items() if (found := [x["targets"] for x in group if x["targets"]])
+    }
+    if not trained:
+        return _table(scores)
+    last = max(len(epochs) for found in trained.values() for epochs in found)
+    targets = [["targets of stage 3", *(f"epoch {i + 1}" for i in range(last))]]
+    for name, found in trained.items():
+        by_epoch = [[epochs[i] for epochs in found if i < len(epochs)] for i in range(last)]
+        targets.append([name, *map(_targets, by_epoch)])
+    return f"{_table(scores)}\n\n{_table(targets)}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
 def _both(group: list[dict], stage: str) -> str:
@@ -43,9 +60,9 @@ def _spread(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ±{stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _targets(group: list[dict]) -> str:
-    last = [line["targets"][-1] for line in group if line["targets"]]
-    if not last:
+def _targets(seeds: list[dict]) -> str:
+    """Of one epoch."""
+    if not seeds:
         return ""
-    found = [[epoch[name] for epoch in last if name in epoch] for name in ("miou_cam", "miou_rw", "miou_crf")]
+    found = [[epoch[name] for epoch in seeds if name in epoch] for name in ("miou_cam", "miou_rw", "miou_crf")]
     return " / ".join(f"{mean(values):.1f}" if values else "–" for values in found)  # –: its loss is off

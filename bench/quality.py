@@ -4,8 +4,8 @@
 
 A variant is a few changes to a preset (bench/_variants.py). What two runs have in common is trained once: a stage is
 taken from any earlier run in which everything that it depends on was the same. Stopped anywhere, the same command goes
-on. Each finished run adds a line to --results. Masks are looked at for the scores alone: thresholds are fitted on a
-sample of the training split and transferred.
+on. Each finished run adds a line to --results, and the tables of all lines stand beside it (.md). Masks are looked at
+for the scores alone: thresholds are fitted on a sample of the training split and transferred.
 """
 
 import json
@@ -55,25 +55,41 @@ class Study:
     """Where thresholds are fitted."""
     score_split: str = "val"
     out: Path = Path("runs/quality")
-    """Folder of the runs, one for each variant and seed."""
+    """Folder of the runs, one for each preset, variant and seed."""
     results: Path = Path(__file__).parent / "results" / "quality.jsonl"
-    """Gets a line for each finished run."""
+    """Gets a line for each finished run, in place of an earlier one of the same data, preset, variant and seed."""
 
 
 def main(study: Study) -> None:
     for option, named, known in (("variants", study.variants, VARIANTS), ("preset", (study.preset,), PRESETS)):
         if unknown := sorted(set(named) - set(known)):
             raise UserError(f"--{option}: expected {' | '.join(known)}, got {' '.join(unknown)}")
+        if not named:
+            raise UserError(f"--{option}: expected some of {' | '.join(known)}, got none")
+    if study.fit_split.split(":")[0] == study.score_split.split(":")[0]:
+        raise UserError(f"--fit-split {study.fit_split}: must not be of the scored split, {study.score_split}")
+    read_lines(study.results)  # if it cannot be read, better now than after hours
     for seed in study.seeds:
         for name in study.variants:
             line = one_run(study, name, seed)
-            lines = [old for old in read_lines(study.results) if (old["variant"], old["seed"]) != (name, seed)] + [line]
+            lines = [old for old in read_lines(study.results) if identity(old) != identity(line)] + [line]
             write_atomic(study.results, "".join(json.dumps(one) + "\n" for one in lines).encode())
-            print(f"\n{markdown(lines)}\n", flush=True)
+            table = markdown(lines)
+            write_atomic(study.results.with_suffix(".md"), f"{table}\n".encode())
+            print(f"\n{table}\n", flush=True)
 
 
 def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        set(map(identity, lines))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--results {path}: expected the lines of an earlier study: {error!r}") from error
+    return lines
+
+
+def identity(line: dict) -> tuple:
+    return tuple(line[name] for name in ("data", "preset", "variant", "seed"))
 
 
 def one_run(study: Study, name: str, seed: int) -> dict:
@@ -81,7 +97,7 @@ def one_run(study: Study, name: str, seed: int) -> dict:
     config = changed(PRESETS[study.preset](), VARIANTS[name])
     inference = replace(config.inference, splits=(study.score_split,), fit_split=study.fit_split)
     config = replace(config, inference=inference)
-    folder = study.out / f"{name.replace('/', '_')}-s{seed}"
+    folder = study.out / f"{study.preset}-{name.replace('/', '_')}-s{seed}"
     args = Args(data=study.data, out=folder, weights=study.weights, seed=seed, config=config, resume=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(args))
@@ -95,13 +111,15 @@ def one_run(study: Study, name: str, seed: int) -> dict:
             take_over(donor, folder, stage)
             continue
         print(f"{folder.name}: {stage}", flush=True)
-        note(folder, stage, key=keys[stage])
-        start = time.monotonic()
-        run.stage(stage)
-        note(folder, stage, minutes=round((time.monotonic() - start) / 60, 2))
-        if stage in HAS_TAGS:
-            note(folder, stage, map=tag_map(run, stage))
-    return describe(folder, name, seed, study.score_split)
+        note(folder, stage, **keys[stage]._asdict())
+        spent, start = read_done(folder)[stage].get("minutes", 0), time.monotonic()
+        try:
+            run.stage(stage)
+        finally:  # stopped, it goes on later
+            note(folder, stage, minutes=round(spent + (time.monotonic() - start) / 60, 2))
+        tags = {"map": tag_map(run, stage)} if stage in HAS_TAGS else {}
+        note(folder, stage, done=True, **tags)
+    return describe(folder, study, name, seed)
 
 
 @torch.no_grad()
@@ -117,19 +135,21 @@ def tag_map(run: Run, stage: str) -> float:
     return round(100 * mean_average_precision(scores, label), 2)
 
 
-def describe(folder: Path, name: str, seed: int, scored: str) -> dict:
+def describe(folder: Path, study: Study, name: str, seed: int) -> dict:
     """The line of a run: of each stage that is done, be it by an earlier call that went further."""
-    done = {stage: entry for stage, entry in read_done(folder).items() if "minutes" in entry}
+    done = {stage: entry for stage, entry in read_done(folder).items() if "done" in entry}
     kept = ("stage", "threshold_mode", "fitted_on", "miou")
     said = metrics(folder) if "stage3" in done else []
     epochs = [line for line in said if line["stage"] == "stage3" and line.get("event") == "epoch"]
     return {
+        "data": study.data.resolve().name,
+        "preset": study.preset,
         "variant": name,
         "seed": seed,
         "changes": VARIANTS[name],
         "commit": _commit(),
         "torch": torch.__version__,
-        "scored": scored,
+        "scored": study.score_split,
         "rows": [{key: row[key] for key in kept} for row in read_rows(folder / "results.json") if row["stage"] in done],
         "map": {stage: entry["map"] for stage, entry in done.items() if "map" in entry},
         "targets": [{key: round(line[key], 2) for key in line if key.startswith("miou_")} for line in epochs],

@@ -26,7 +26,7 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bo
         return out
 
     ring = (2 * radius + 1) * STRIP * 4 * statistics.element_size()
-    warps = WARPS if ring * WARPS <= 99 * 1024 else 1  # what a block has on every GPU
+    warps = WARPS if ring * WARPS <= 99 * 1024 else 1  # what a block has from sm_80 on
     launch = _launcher(z, guide, radius, warps)
     strips = _strips(w, radius)
     total = b * -(-h // GUIDE_ROWS) * strips

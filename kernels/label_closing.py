@@ -6,7 +6,7 @@ from torch import Tensor
 from . import _cuda
 
 TILE = 64  # side of a block's tile: smaller, more is done twice in the halos; larger, fewer blocks for a small batch
-SHARED = 96 * 1024  # what a block has on every GPU
+SHARED = 96 * 1024  # what a block has from sm_80 on
 STEPS = {  # how many, and whether the first is an erosion
     "dilation": (1, False),
     "erosion": (1, True),
