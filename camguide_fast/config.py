@@ -110,8 +110,9 @@ class Refinement(CamStage):
     lambda_edge: float = 0.70
     lambda_rw: float = 0.40
     lambda_loc: float = 0.45
-    low: float = 0.05
-    """Stochastic threshold, minimum: the background channel of the targets."""
+    low: float = 0.15
+    """Stochastic threshold, minimum: the background channel of the targets. PAPER: table III has .05, from which the
+    maps grow from epoch to epoch."""
     high: float = 0.30
     crf_every: int = 4
     """L_crf enters every n-th iteration."""
