@@ -1,6 +1,6 @@
 """Do the stages pay? Trains named variants of the pipeline and shows what each is worth.
 
-    python bench/quality.py --data voc_animals --weights resnet18_partial --variants base no-edge crop-320 --seeds 0 1 2
+    python bench/quality.py --data voc_animals --weights resnet18_partial --variants base crop-224 no-edge --seeds 0 1 2
 
 A variant is a few changes to a preset (bench/_variants.py). What two runs have in common is trained once: a stage is
 taken from any earlier run in which everything that it depends on was the same. Stopped anywhere, the same command goes

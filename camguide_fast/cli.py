@@ -29,10 +29,12 @@ def option(metavar: str, default: str = "required"):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
 
 
-def parse(kind: type, command: str):
-    """An instance of the dataclass `kind`, from the command line of `python -m camguide_fast.<command>`."""
+def parse(kind: type, command: str, default: object = None):
+    """An instance of the dataclass `kind`, from the command line of `python -m camguide_fast.<command>`; what is not
+    named there is from `default`."""
     single_flags = (tyro.conf.FlagCreatePairsOff,)  # --overlay without --no-overlay
-    return tyro.cli(kind, description=kind.__doc__, prog=f"python -m camguide_fast.{command}", config=single_flags)
+    described = dict(description=kind.__doc__, prog=f"python -m camguide_fast.{command}", config=single_flags)
+    return tyro.cli(kind, **described) if default is None else tyro.cli(kind, default=default, **described)
 
 
 def pick_device(name: str) -> torch.device:

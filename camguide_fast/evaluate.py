@@ -23,7 +23,7 @@ from .data import Record, Split, open_split, read_mask
 from .errors import DataError, UserError
 from .paper_tables import paper_tables
 from .results import NOWHERE, Row, format_table, merge_rows, read_rows
-from .run_settings import SCALES_OPTION, run_scales
+from .run_settings import SCALES_OPTION, run_flip, run_scales
 from .scores import (
     THRESHOLDS,
     fit_classwise,
@@ -229,6 +229,7 @@ def evaluate(args: Args) -> None:
                 each,
                 made[each.name],
                 scales=scales,
+                flip=run_flip(args.checkpoint),
                 labels=args.labels,
                 device=device,
                 amp=device.type == "cuda",

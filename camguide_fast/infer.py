@@ -8,6 +8,7 @@ refined the walk's. Masks and scores that are there already, made from the same 
 `multi_scale_cam`, `write_cams`, `write_masks` and `label_map` are the same steps as functions.
 """
 
+import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 from torch import nn
 from tqdm import tqdm
 
@@ -35,7 +37,8 @@ from .cam_files import (
 )
 from .checkpoint import ModelCard, load_model, read_json, write_atomic
 from .cli import option, parse, pick_device, run_cli
-from .config import Crf, Walk
+from .config import Crf, Inference, Walk
+from .config_checks import check_settings
 from .data import Record, Split, find_tag_file, mask_made_by, open_images
 from .data.labels import read_name_lists, tag_indices
 from .data.tagged_folder import read_csv
@@ -43,7 +46,16 @@ from .errors import DataError, UserError
 from .multi_scale import MAX_SIDE, class_maps, multi_scale_cam
 from .pictures import jpeg, overlay
 from .pseudo_labels import digest_of, walk_image
-from .run_settings import SCALES_OPTION, checked_threshold, fitted_thresholds, run_folder, run_scales, walked_stage
+from .run_settings import (
+    SCALES_OPTION,
+    checked_threshold,
+    fitted_thresholds,
+    run_flip,
+    run_folder,
+    run_scales,
+    run_walk,
+    walked_stage,
+)
 from .scores import label_map
 from .targets import refine_scores
 
@@ -83,7 +95,7 @@ class Args:
     ] = None
     """Fitted thresholds: {stage: {"global": t, "class-wise": [t, ...], "fitted_on": split}}; class-wise if there."""
     walk: Walk = field(default_factory=Walk)
-    """Settings of --stage walk and final."""
+    """Settings of --stage walk and final [those of the checkpoint's run]."""
     scales: Annotated[tuple[float, ...] | None, SCALES_OPTION] = None
     """Scales that are merged."""
     max_side: int = MAX_SIDE
@@ -132,7 +144,8 @@ def infer(args: Args) -> None:
     amp = device.type == "cuda"
     settings = CamSettings(labels=labels, amp=amp, max_side=args.max_side)
     if model is not None:
-        settings = replace(settings, scales=args.scales if args.scales is not None else run_scales(args.checkpoint))
+        scales = args.scales if args.scales is not None else run_scales(args.checkpoint)
+        settings = replace(settings, scales=scales, flip=run_flip(args.checkpoint))
         settings.check(card, split)
     made_from = [
         args.stage,
@@ -145,6 +158,9 @@ def infer(args: Args) -> None:
     made_from += [args.walk, weights_digest(net, net_card)] if net else []
     marks = {r.name: _mark(args, made_from, r) for r in split}
     todo = tuple(r for r in split if not _is_made(args, r.name, marks[r.name]))
+    for path in (args.out / f"{record.name}.png" for record in todo):
+        if path.exists() and not mask_made_by(path):
+            raise UserError(f"{path}: is there, and not a mask of this command; name another folder with --out")
     source, skipped = _source(args, model, card, replace(split, records=todo), settings)
     empty = 0
     for made in tqdm(source, "masks", len(todo), unit="img", disable=None):
@@ -156,6 +172,9 @@ def infer(args: Args) -> None:
             mask = label_map(made.cam, made.keys, thresholds)
         if args.closing:
             mask = ops.label_closing(torch.from_numpy(mask)[None], kernel_size=args.closing)[0].numpy()
+        for left in (args.out / "overlays" / f"{made.name}.jpg", args.out / "scores" / f"{made.name}.npz"):
+            if left.is_file():  # of the mask that is replaced now
+                left.unlink()
         if args.overlay:
             photo = np.ascontiguousarray(made.image.permute(1, 2, 0).numpy())
             write_atomic(args.out / "overlays" / f"{made.name}.jpg", jpeg(overlay(photo, mask)))
@@ -168,9 +187,15 @@ def infer(args: Args) -> None:
         print(f"CAMs: {args.cams}; threshold: {chosen}")
     else:
         print(f"labels: {labels}; threshold: {chosen}; scales: {' '.join(f'{s:g}' for s in settings.scales)}")
+    if net:
+        walk = args.walk
+        print(f"walk: {2**walk.log2_steps} steps, radius {walk.radius}, beta {walk.beta:g}")
 
 
 def _check(args: Args) -> None:
+    check_settings(args.walk, "walk")
+    if args.scales is not None:
+        check_settings(Inference(scales=args.scales))
     if (args.checkpoint is None) == (args.cams is None):
         raise UserError("--checkpoint and --cams: expected one of them")
     if args.cams is not None and args.stage == "cam":
@@ -256,7 +281,11 @@ def _thresholds(args: Args, card: ModelCard) -> tuple[float | Sequence[float], s
 
 
 def main() -> None:
-    infer(parse(Args, "infer"))
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--checkpoint", type=Path)
+    checkpoint = early.parse_known_args()[0].checkpoint
+    walk = run_walk(checkpoint) if checkpoint else Walk()
+    infer(parse(Args, "infer", default=Args(images=tyro.MISSING, out=tyro.MISSING, walk=walk)))
 
 
 if __name__ == "__main__":

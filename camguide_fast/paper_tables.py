@@ -27,7 +27,9 @@ LINES = (
     Line("classification only", "teacher", "ResNet50", 23.56, {"train": (47.44, None), "val": (47.11, None)}),
     Line("classification only", "baseline", "ResNet18", 14.00, {"train": (45.01, None), "val": (43.59, None)}),
     Line("stages 1-2", "stage2", "ResNet18", 14.00, {"train": (47.59, 48.97), "val": (45.48, 46.77)}),
-    Line("all stages, no morphology", "stage3", "ResNet18", 15.41, {"train": (48.22, 50.00)}, False),
+    Line(
+        "all stages, no morphology", "stage3", "ResNet18", 15.41, {"train": (48.22, 50.00), "val": (None, None)}, False
+    ),
     Line("all stages, no local consistency", "stage3", "ResNet18", 15.41, {"train": (49.14, 50.96)}, True, False),
     Line("all stages", "stage3", "ResNet18", 15.41, {"train": (49.34, 51.13), "val": (47.46, 49.09)}, True, True),
     # table V marks its walk as one of the stages without morphology, table VI as one of all stages

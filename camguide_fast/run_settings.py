@@ -4,6 +4,7 @@ from pathlib import Path
 
 from .checkpoint import read_json
 from .cli import option
+from .config import Walk, from_dict
 from .errors import UserError
 from .multi_scale import SCALES
 
@@ -17,12 +18,35 @@ def run_folder(checkpoint: Path) -> Path:
 
 def run_scales(checkpoint: Path) -> tuple[float, ...]:
     """The scales of the run that a checkpoint belongs to; without a run those of the paper."""
-    path = run_folder(checkpoint) / "config.json"
-    saved = read_json(path) if path.is_file() else None
+    path, saved = _saved(checkpoint)
     try:
         return tuple(float(s) for s in saved["config"]["inference"]["scales"]) if saved else SCALES
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: names no scales under config.inference.scales; name them with --scales") from None
+
+
+def run_flip(checkpoint: Path) -> bool:
+    """Whether the run that a checkpoint belongs to looks at mirror images too; without a run, it does."""
+    _, saved = _saved(checkpoint)
+    try:
+        return saved["config"]["inference"]["flip"] is not False
+    except (KeyError, TypeError):
+        return True
+
+
+def run_walk(checkpoint: Path) -> Walk:
+    """The settings of walk and final of the run that a checkpoint belongs to; without a run, or with one that does not
+    tell them, the defaults."""
+    _, saved = _saved(checkpoint)
+    try:
+        return from_dict(Walk, saved["config"]["walk"])
+    except (KeyError, TypeError):
+        return Walk()
+
+
+def _saved(checkpoint: Path) -> tuple[Path, object]:
+    path = run_folder(checkpoint) / "config.json"
+    return path, read_json(path) if path.is_file() else None
 
 
 def fitted_thresholds(path: Path, stage: str, classes: tuple[str, ...]) -> tuple[float | tuple[float, ...], str]:

@@ -16,8 +16,9 @@ import tyro
 
 from .checkpoint import read_json, write_json
 from .cli import pick_device, run_cli
-from .config import Config, from_dict, to_dict
-from .data import make_demo
+from .config import from_dict, to_dict
+from .config_checks import check_settings
+from .data import Split, make_demo
 from .errors import UserError
 from .pipeline import NAMES, Args, Run, is_there, needs
 from .presets import PRESETS
@@ -39,6 +40,7 @@ def run(args: Args, where: Where) -> None:
             write_json(args.out / "config.json", to_dict(args))
     if where.first:
         print(f"{args.data}: {len(current.split)} images, {len(current.split.classes)} classes -> {args.out}")
+        print(", ".join(f"{name} {count}" for name, count in _counts(current.split).items()))
     for name in names:
         current.stage(name)
     if where.first:
@@ -47,6 +49,11 @@ def run(args: Args, where: Where) -> None:
         print("\n" + (format_table(rows) if rows else "nothing was scored: no split of --inference.splits has masks"))
         minutes = (time.monotonic() - started) / 60
         print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
+
+
+def _counts(split: Split) -> dict[str, int]:
+    """How many images each class is a tag of: a name that was misspelt once stands out."""
+    return {name: sum(k in record.tags for record in split) for k, name in enumerate(split.classes)}
 
 
 def main() -> None:
@@ -70,19 +77,38 @@ def _parse(argv: list[str]) -> Args:
     early.add_argument("--out", type=Path)
     early.add_argument("--resume", action="store_true")
     known, _ = early.parse_known_args(argv)
-    preset = known.preset or ("default" if known.data else "demo")
-    default = Args(preset=preset, config=PRESETS.get(preset, Config)())
-    saved = _out(known.out, known.data) / "config.json"
-    if known.resume and saved.exists():
-        default = replace(from_dict(Args, read_json(saved)), out=saved.parent)
-    args = tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
-    if known.resume and saved.exists():
-        _check_same(default, args, saved)
+    preset = known.preset if known.preset in PRESETS else "default" if known.data else "demo"
+    default = Args(preset=preset, config=PRESETS[preset]())
+    out = _out(known.out, known.data)
+    resumed = known.resume and _holds_a_run(out)
+    if resumed:
+        default = replace(from_dict(Args, read_json(out / "config.json")), out=out)
+    args = _resolved(
+        tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
+    )
+    if resumed:
+        _check_same(_resolved(default), args, out / "config.json")
+    check_settings(args.config)
+    for name, low in (("seed", 0), ("save_every", 1)):
+        if getattr(args, name) < low:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least {low}, got {getattr(args, name)}")
     return args
+
+
+def _resolved(args: Args) -> Args:
+    """With whole paths to what is read: a run may be looked at, and resumed, from another folder."""
+    paths = {name: path for name in ("data", "weights", "teacher_weights") if (path := getattr(args, name))}
+    return replace(args, **{name: path.resolve() for name, path in paths.items()})
 
 
 def _out(out: Path | None, data: Path | None) -> Path:
     return out or Path("runs") / (data.resolve().name if data else "demo")
+
+
+def _holds_a_run(out: Path) -> bool:
+    """A start that failed before anything was trained leaves its settings alone, and does not count."""
+    left = ("checkpoints", "results.json", "metrics.jsonl")
+    return (out / "config.json").exists() and any((out / name).exists() for name in left)
 
 
 def _check_same(saved: Args, args: Args, path: Path) -> None:
@@ -104,11 +130,11 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 def _prepare(args: Args, where: Where) -> Args:
     """Refuses a folder that holds a run, generates the demo set if no data is named."""
     out = _out(args.out, args.data)
-    if (out / "config.json").exists() and not args.resume:
+    if _holds_a_run(out) and not args.resume:
         raise UserError(f"{out}: holds a run; continue it with --resume, or name another folder with --out")
     data = args.data
     if data is None:
-        data = out / "data"
+        data = (out / "data").resolve()
     with where.apart():
         if args.data is None and where.first:
             make_demo(data)

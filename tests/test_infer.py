@@ -312,6 +312,39 @@ def test_command_with_given_tags(run, tmp_path, capsys, kind):
     assert set(np.unique(read_mask(tmp_path / "out/a.png", 3))) == {0, 2}
 
 
+def test_masks_of_others_are_not_replaced(run, tmp_path):
+    """`--out photos/masks` would be the truth's end."""
+    folder = folder_of_images(tmp_path / "in")
+    truth = tmp_path / "masks/b.png"
+    truth.parent.mkdir()
+    Image.fromarray(np.zeros((41, 52), np.uint8)).save(truth)
+    before = truth.read_bytes()
+    with pytest.raises(UserError, match="b.png: is there, and not a mask of this command"):
+        infer(arguments(run, folder, truth.parent))
+    assert truth.read_bytes() == before and [path.name for path in truth.parent.iterdir()] == ["b.png"]
+
+
+def test_what_belongs_to_an_older_mask_goes_with_it(run, tmp_path):
+    folder, out = folder_of_images(tmp_path / "in"), tmp_path / "out"
+    infer(arguments(run, folder, out, overlay=True, scores=True, threshold=0.5))
+    assert len(list(out.glob("overlays/*.jpg"))) == len(list(out.glob("scores/*.npz"))) == 3
+    infer(arguments(run, folder, out, threshold=0.1))
+    assert not list(out.glob("overlays/*.jpg")) and not list(out.glob("scores/*.npz"))
+
+
+def test_mirror_images_as_in_the_run(run, tmp_path, monkeypatch):
+    seen = []
+    whole = infer_module.each_cam
+    monkeypatch.setattr(infer_module, "each_cam", lambda *a: seen.append(a[3].flip) or whole(*a))
+    folder, settings = folder_of_images(tmp_path / "in", ["a.jpg"]), run / "config.json"
+    infer(arguments(run, folder, tmp_path / "with"))
+    before = settings.read_bytes() if settings.exists() else None
+    settings.write_text(json.dumps({"config": {"inference": {"flip": False, "scales": [1.0]}}}))
+    infer(arguments(run, folder, tmp_path / "without"))
+    settings.unlink() if before is None else settings.write_bytes(before)
+    assert seen == [True, False]
+
+
 def test_command_refuses(run, tmp_path):
     folder = folder_of_images(tmp_path / "in", ["a.jpg", "b.png"])
     (tmp_path / "tags.json").write_text('{"a.jpg": ["dog"]}')

@@ -1,5 +1,6 @@
 """From CAMs to final labels: edges, walk and CRF on files; other methods' CAMs; the command's stages."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from camguide_fast import infer as infer_module
 from camguide_fast import pseudo_labels
 from camguide_fast.cam_files import ImageCams, cam_made_by, read_cam, save_cam
 from camguide_fast.checkpoint import ModelCard, save_model, write_json
-from camguide_fast.config import Affinity, Crf, Walk
+from camguide_fast.config import Affinity, Config, Crf, Walk, to_dict
 from camguide_fast.data import Split, mask_made_by, open_images, read_mask
 from camguide_fast.errors import DataError, UserError
 from camguide_fast.infer import Args, infer
@@ -184,6 +186,26 @@ def test_command_goes_from_checkpoint_to_final(net, data, tmp_path, capsys):
     write_json(run / "config.json", {"config": {"affinity": {"source": "stage3"}, "inference": {"scales": [1.0]}}})
     infer(Args(**arguments, out=tmp_path / "out", stage="final", device="cpu"))
     assert "threshold: class-wise, fitted on val" in capsys.readouterr().out
+
+
+def test_the_command_walks_as_the_run_did(net, data, tmp_path, monkeypatch, capsys):
+    split, _ = data
+    card = replace(CARD, stage="stage3", head="none", tag_thresholds=(0.0, 0.0, 0.0))
+    for name in ("run", "bare"):
+        save_model(tmp_path / name / "checkpoints/stage3.safetensors", card.build(), card)
+        save_model(tmp_path / name / "checkpoints/affinity.safetensors", net, CARD)
+    write_json(tmp_path / "run/config.json", {"config": to_dict(Config(walk=Walk(radius=3, beta=8.0, log2_steps=2)))})
+
+    def said(name: str, *more: str) -> str:
+        checkpoint = str(tmp_path / name / "checkpoints/stage3.safetensors")
+        where = ["--checkpoint", checkpoint, "--images", str(split.root), "--out", str(tmp_path / name / "out")]
+        monkeypatch.setattr(sys, "argv", ["infer", *where, "--scales", "1", "--stage", "walk", *more])
+        infer_module.main()
+        return capsys.readouterr().out
+
+    assert "walk: 4 steps, radius 3, beta 8" in said("run")
+    assert "walk: 8 steps, radius 3, beta 8" in said("run", "--walk.log2-steps", "3")
+    assert "walk: 256 steps, radius 5, beta 10" in said("bare")
 
 
 @pytest.mark.parametrize(

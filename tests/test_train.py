@@ -115,6 +115,51 @@ def test_wrong_input_is_one_line_and_exit_code_2(argv, message, demo, tmp_path, 
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--preset", "smal"], "invalid choice 'smal'"),
+        (["--stage3.epochs", "0"], "--stage3.epochs: expected at least 1, got 0"),
+        (["--baseline.batch-size", "0"], "--baseline.batch-size: expected at least 1"),
+        (["--stage1.optimizer.lr", "-1"], "--stage1.optimizer.lr: expected a number above 0"),
+        (["--stage2.average", "2"], "--stage2.average: expected at least 0 and less than 1"),
+        (["--stage3.low", ".6"], "--stage3.low: expected at most --stage3.high"),
+        (["--stage3.window", "4"], "--stage3.window: expected an odd number"),
+        (["--data.long-side", "96", "64"], "--data.long-side: expected two numbers of pixels, the smaller first"),
+        (["--data.crop", "1"], "--data.crop: expected at least 32"),
+        (["--network.width", "0"], "--network.width: expected at least 1"),
+        (["--inference.scales", "0"], "--inference.scales: expected one or more numbers above 0"),
+        (["--walk.radius", "0"], "--walk.radius: expected at least 1"),
+        (["--walk.crf.gaussian", "0", "3"], "--walk.crf.gaussian: expected sigmas above 0"),
+        (["--seed", "-1"], "--seed: expected at least 0"),
+        (["--save-every", "0"], "--save-every: expected at least 1"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_a_setting_that_cannot_work_is_refused_at_once(argv, message, demo, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", *TINY, *argv) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resumed"])
+def test_a_start_that_failed_is_not_in_the_way(resume, demo, tmp_path, monkeypatch):
+    """Nothing was trained: the corrected command runs, with --resume and without."""
+    stage = ["--stages", "baseline"]
+    assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", *TINY, *stage, "--weights", "nowhere.pth") == 2
+    assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", *TINY, *stage, *resume) == 0
+
+
+def test_a_run_knows_its_data_from_anywhere(demo, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(demo.parent)
+    stage = ["--stages", "baseline"]
+    assert call(monkeypatch, "--data", demo.name, "--out", tmp_path / "run", *TINY, *stage) == 0
+    assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", "--resume", *stage) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call(monkeypatch, "--out", tmp_path / "run", "--resume", *stage) == 0
+
+
 def test_images_without_a_single_mask_get_theirs(demo, tmp_path, monkeypatch, capsys):
     data, out = tmp_path / "set", tmp_path / "run"
     shutil.copytree(demo, data, ignore=shutil.ignore_patterns("SegmentationClass"))
