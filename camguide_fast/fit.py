@@ -92,10 +92,10 @@ def fit(
         while step < total:
             epoch = step // steps
             job.module.train()
-            skipped = 0
+            skipped: list[str] = []
             for batch in loader.epoch(epoch, step % steps):
                 _seed(seed, job.name, step, where.rank)
-                skipped += len(batch["skipped"])
+                skipped += batch["skipped"]
                 with _autocast(settings, where.device):
                     parts = module(_to(batch, where.device), step, step / total)
                 optimizer.zero_grad(set_to_none=True)
@@ -121,8 +121,8 @@ def fit(
                         "net": {name: value.clone() for name, value in result.state_dict().items()},
                     }
             if skipped:
-                measured["skipped"] = skipped
-                log.say(f"epoch {epoch + 1}: {skipped} broken images skipped")
+                measured["skipped"] = len(skipped)
+                log.say(f"epoch {epoch + 1}: {len(skipped)} broken images skipped: {', '.join(skipped)}")
             save()  # an epoch's end is saved with its selection, never between the two
             log.event(step, epoch, event="epoch", **measured)
             shown = {**log.last, **measured}

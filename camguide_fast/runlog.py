@@ -62,9 +62,9 @@ class RunLog:
         if not all(map(_finite, values.values())):
             broken = ", ".join(name for name, value in values.items() if not _finite(value))
             raise UserError(
-                f"{self.stage}: the loss is not finite at iteration {step} ({broken}); lower"
-                f" --{self.stage}.optimizer.lr (now {lr:g}) or look at the images; the last good state is kept"
-                " and --resume continues from it"
+                f"{self.stage}: the loss is not finite at iteration {step} ({broken}); look at the images, or start in"
+                f" another folder with a lower --{self.stage}.optimizer.lr (--resume goes on from the last state that was"
+                " saved, with the same settings)"
             )
         rate = len(self.window) * self.batch / max(seconds, 1e-9)
         self.last = values
