@@ -63,8 +63,8 @@ class RunLog:
             broken = ", ".join(name for name, value in values.items() if not _finite(value))
             raise UserError(
                 f"{self.stage}: the loss is not finite at iteration {step} ({broken}); look at the images, or start in"
-                f" another folder with a lower --{self.stage}.optimizer.lr (--resume goes on from the last state that was"
-                " saved, with the same settings)"
+                f" another folder with a lower --{self.stage}.optimizer.lr (--resume goes on with the same settings,"
+                " from the last state that was saved)"
             )
         rate = len(self.window) * self.batch / max(seconds, 1e-9)
         self.last = values
