@@ -122,5 +122,8 @@ def save_state(path: Path, state: dict) -> None:
 def load_state(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: training state cannot be read: {error}") from error
+    except Exception as error:  # a damaged file makes torch's reader fail in a dozen ways, KeyError among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: training state cannot be read ({reason}); without the file --resume trains the stage anew"
+        ) from error

@@ -1,8 +1,9 @@
 """Files that are whole or not there, and one line that says why one cannot be written."""
 
 import pytest
+import torch
 
-from camguide_fast.checkpoint import write_atomic
+from camguide_fast.checkpoint import load_state, save_state, write_atomic
 from camguide_fast.errors import UserError
 
 
@@ -24,3 +25,16 @@ def test_what_cannot_be_written_says_so(tmp_path):
     with pytest.raises(UserError, match=r"/folder: cannot be written: Is a directory"):
         write_atomic(tmp_path / "folder", b"data")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"junk", lambda data: data[: len(data) // 2]])
+def test_a_damaged_state_says_what_helps(damage, tmp_path):
+    path = tmp_path / "stage1.state.pt"
+    save_state(path, {"step": 3, "net": {"weight": torch.ones(50)}})
+    assert load_state(path)["step"] == 3
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        UserError, match=r"stage1\.state\.pt: training state cannot be read .* trains the stage anew"
+    ) as error:
+        load_state(path)
+    assert len(str(error.value).splitlines()) == 1
