@@ -129,27 +129,26 @@ def test_what_is_made_again_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", tiny)
     folder, results = tmp_path / "runs/tiny-base-s0", tmp_path / "quality.jsonl"
     study = quality.Study(
-        data=data, preset="tiny", until="stage1", fit_split="train:4", out=tmp_path / "runs", results=results
+        data=data, preset="tiny", until="baseline", fit_split="train:4", out=tmp_path / "runs", results=results
     )
     quality.main(study)
-    checkpoint = folder / "checkpoints/stage1.safetensors"
-    trained, before = checkpoint.stat().st_mtime_ns, read_done(folder)["stage1"]["minutes"]
-    note(folder, "stage1", minutes=before + 100)
+    checkpoint = folder / "checkpoints/baseline.safetensors"
+    trained, before = checkpoint.stat().st_mtime_ns, read_done(folder)["baseline"]["minutes"]
+    note(folder, "baseline", minutes=before + 100)
     capsys.readouterr()
 
     quality.main(replace(study, fit_split="train:6"))
     said = capsys.readouterr().out
-    assert "tiny-base-s0: stage1 was scored with other settings and is scored again" in said
+    assert "tiny-base-s0: baseline was scored with other settings and is scored again" in said
     assert checkpoint.stat().st_mtime_ns == trained
     assert {row["fitted_on"] for row in read_rows(folder / "results.json")} == {"val", "train:6"}
     (line,) = map(json.loads, results.read_text().splitlines())
-    assert line["minutes"]["stage1"] >= before + 100
+    assert line["minutes"]["baseline"] >= before + 100
 
-    monkeypatch.setitem(VARIANTS, "base", {"stage1.low": 0.2})
+    monkeypatch.setitem(VARIANTS, "base", {"baseline.average": 0.5})
     quality.main(study)
     said = capsys.readouterr().out
-    assert "tiny-base-s0: stage1 was made with other settings and is dropped" in said
-    assert "teacher was made with other settings" not in said
+    assert "tiny-base-s0: baseline was made with other settings and is dropped" in said
     assert checkpoint.stat().st_mtime_ns != trained
 
 
