@@ -26,6 +26,7 @@ class Key(NamedTuple):
 
 
 def stage_keys(args: Args, stages: tuple[str, ...]) -> dict[str, Key]:
+    """By stage: training is the same for equal keys; scores are, if `scoring` is equal too."""
     config, keys = args.config, {}
     inference = replace(config.inference, target_sample=0)
     for stage in stages:

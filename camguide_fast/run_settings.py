@@ -35,13 +35,12 @@ def run_flip(checkpoint: Path) -> bool:
 
 
 def run_walk(checkpoint: Path) -> Walk:
-    """The settings of walk and final of the run that a checkpoint belongs to; without a run, or with one that does not
-    tell them, the defaults."""
-    _, saved = _saved(checkpoint)
+    """The settings of walk and final of the run that a checkpoint belongs to; without a run the defaults."""
+    path, saved = _saved(checkpoint)
     try:
-        return from_dict(Walk, saved["config"]["walk"])
+        return from_dict(Walk, saved["config"]["walk"]) if saved else Walk()
     except (KeyError, TypeError):
-        return Walk()
+        raise UserError(f"{path}: names no settings under config.walk; expected the config.json of a run") from None
 
 
 def _saved(checkpoint: Path) -> tuple[Path, object]:

@@ -81,7 +81,8 @@ def _parse(argv: list[str]) -> Args:
     default = Args(preset=preset, config=PRESETS[preset]())
     out = _out(known.out, known.data)
     resumed = known.resume and _holds_a_run(out)
-    if resumed:
+    # A start that failed gives its settings to a bare --resume; a whole command is taken at its word.
+    if resumed or (known.resume and (out / "config.json").exists() and not (known.data or known.preset)):
         default = replace(from_dict(Args, read_json(out / "config.json")), out=out)
     args = _resolved(
         tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")

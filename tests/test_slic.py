@@ -345,6 +345,7 @@ def test_opcheck_and_compile():
         (dict(image=torch.zeros(1, 3, 4, 4, dtype=torch.int32)), "image must be one of"),
         (dict(image=torch.full((1, 3, 4, 4), torch.nan)), "image holds NaN"),
         (dict(image=torch.tensor([-3e38, 3e38]).expand(1, 3, 4, 2)), "image holds values too far apart"),
+        (dict(image=torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(1, 3, 30000, 30000)), "less than 2\\^31 values"),
         (dict(n_segments=0), "n_segments"),
         (dict(n_segments=2**31), "n_segments must be less than"),
         (dict(compactness=0.0), "compactness"),

@@ -150,6 +150,15 @@ def test_a_start_that_failed_is_not_in_the_way(resume, demo, tmp_path, monkeypat
     assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", *TINY, *stage, *resume) == 0
 
 
+def test_a_bare_resume_of_a_failed_start_keeps_its_settings(demo, tmp_path, monkeypatch, capsys):
+    stage = ["--stages", "baseline"]
+    assert call(monkeypatch, "--data", demo, "--out", tmp_path / "run", *TINY, *stage, "--weights", "nowhere.pth") == 2
+    capsys.readouterr()
+    assert call(monkeypatch, "--out", tmp_path / "run", "--resume") == 2
+    assert "nowhere.pth: no such weight file" in capsys.readouterr().err
+    assert not (tmp_path / "run/data").exists()  # no demo set instead
+
+
 def test_a_run_knows_its_data_from_anywhere(demo, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(demo.parent)
