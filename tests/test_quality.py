@@ -6,14 +6,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import mask_sheet
+import numpy as np
 import pytest
 import quality
 from _quality_runs import note, read_done, stage_keys
 from _quality_table import markdown
 from _variants import VARIANTS, changed
+from PIL import Image
 
 from camguide_fast.config import Config, to_dict
-from camguide_fast.data import make_demo
+from camguide_fast.data import make_demo, open_split, read_image, write_mask
+from camguide_fast.errors import UserError
 from camguide_fast.pipeline import Args
 from camguide_fast.presets import PRESETS
 from camguide_fast.results import read_rows
@@ -209,3 +213,20 @@ def test_table():
 
     no_walk = line(0, 50.0) | {"targets": [{"miou_cam": 40.0, "miou_crf": 42.0}]}
     assert "| 40.0 / – / 42.0 |" in markdown([no_walk])  # a loss that is off has no target
+
+
+def test_mask_sheet(tmp_path):
+    """One row an image, six cells each; a name that the split does not have is refused."""
+    data = make_demo(tmp_path / "set", train=2, val=2, size=48)
+    split = open_split(data, "val")
+    for stage in mask_sheet.COLUMNS:
+        folder = tmp_path / "run/masks" / stage / "val"
+        folder.mkdir(parents=True)
+        for record in split:
+            write_mask(folder / f"{record.name}.png", np.zeros(read_image(record.image).shape[:2], np.uint8))
+    sheet = mask_sheet.Sheet(tmp_path / "run", data, tuple(record.name for record in split), tmp_path / "sheet.png")
+    mask_sheet.main(sheet)
+    with Image.open(sheet.out) as picture:
+        assert picture.size == (6 * 254 - 4, 22 + 2 * 174 - 4)
+    with pytest.raises(UserError, match="--names: split val of .* has no x"):
+        mask_sheet.main(replace(sheet, names=("x",)))
