@@ -7,7 +7,7 @@ meets half a file. Loading executes no code: weights are safetensors, states are
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .errors import UserError
-from .models import AffinityNet, build_model, build_resnet
+from .models import AffinityNet, build_model, build_trunk
+from .models.input_norm import InputNorm
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ class ModelCard:
     eps: float
     classes: tuple[str, ...]
     tag_thresholds: tuple[float, ...] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
+    input_norm: tuple[tuple[float, ...], ...] = ()  # (mean, std) of RGB 0-255; empty: those of the architecture
 
     def build(self) -> nn.Module:
         if self.head == "edges":
-            return AffinityNet(build_resnet(self.arch))
-        return build_model(self.arch, len(self.classes), self.head, width=self.width, radius=self.radius, eps=self.eps)
+            net = AffinityNet(build_trunk(self.arch))
+        else:
+            sizes = dict(width=self.width, radius=self.radius, eps=self.eps)
+            net = build_model(self.arch, len(self.classes), self.head, **sizes)
+        if self.input_norm:
+            net.backbone.input = InputNorm(*self.input_norm)
+        return net
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -71,7 +78,8 @@ def read_json(path: Path) -> object:
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
-    """Weights of `model` as `.safetensors`, the card as JSON in its metadata."""
+    """Weights of `model` as `.safetensors`, the card, with the model's input statistics, as JSON in its metadata."""
+    card = replace(card, input_norm=model.backbone.input.statistics)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     write_atomic(path, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
 
@@ -108,9 +116,9 @@ def read_card(path: Path) -> ModelCard:
     if text is None:
         raise UserError(f"{path}: has no model card; expected a checkpoint written by camguide_fast.train")
     fields = json.loads(text)
-    return ModelCard(
-        **{**fields, "classes": tuple(fields["classes"]), "tag_thresholds": tuple(fields["tag_thresholds"])}
-    )
+    norm = tuple(map(tuple, fields.get("input_norm", ())))
+    tuples = {name: tuple(fields[name]) for name in ("classes", "tag_thresholds")}
+    return ModelCard(**fields | tuples | {"input_norm": norm})
 
 
 def save_state(path: Path, state: dict) -> None:

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
-Arch = Literal["resnet18", "resnet26", "resnet34", "resnet50"]
+from .precision import Amp
+
+Arch = Literal[
+    "resnet18",
+    "resnet26",
+    "resnet34",
+    "resnet50",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
 PAPER_CROP = 512
 """The crop that the paper's segments, kernels and sigmas are meant for; targets at another crop scale with it."""
 
@@ -55,8 +65,9 @@ class Stage:
     epochs: int = 15
     batch_size: int = 32
     optimizer: Optimizer = field(default_factory=Optimizer)
-    amp: bool = False
-    """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on CPU."""
+    amp: Amp = "auto"
+    """Mixed precision: fp16 with a loss scaler on CUDA, bf16 on a CPU. auto: where it is faster; a resumed run keeps
+    what was chosen, on another machine too."""
     average: float = 0.0
     """Decay, per iteration, of the moving average of the weights with which the stage ends; 0: the last weights."""
     crop: int | None = None
@@ -244,12 +255,17 @@ def to_dict(value: object) -> object:
 def from_dict(kind: type, tree: dict):
     """The inverse of `to_dict` for the dataclass `kind`."""
     hints = get_type_hints(kind)
-    return kind(**{name: _restore(hints[name], value) for name, value in tree.items()})
+    return kind(**{name: restore(hints[name], value) for name, value in tree.items()})
 
 
-def _restore(hint: object, value: object) -> object:
+def restore(hint: object, value: object) -> object:
+    """One value of `from_dict`, for the annotation `hint`."""
     if isinstance(value, dict):
         return from_dict(hint, value)
     if isinstance(value, list):
         return tuple(value)
+    if hint is Amp and isinstance(value, bool):  # runs from before there was "auto"
+        return "on" if value else "off"
+    if value in get_args(hint):  # "imagenet", where a path may stand too
+        return value
     return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value

@@ -23,7 +23,7 @@ from .data import Record, Split, open_split, read_mask
 from .errors import DataError, UserError
 from .paper_tables import paper_tables
 from .results import NOWHERE, Row, format_table, merge_rows, read_rows
-from .run_settings import SCALES_OPTION, run_flip, run_scales
+from .run_settings import SCALES_OPTION, run_amp, run_flip, run_scales
 from .scores import (
     THRESHOLDS,
     fit_classwise,
@@ -219,6 +219,7 @@ def evaluate(args: Args) -> None:
     before = read_rows(args.out) if args.out else []
     model, card = load_model(args.checkpoint, device)
     scales = args.scales if args.scales is not None else run_scales(args.checkpoint)
+    amp = run_amp(args.checkpoint, card.stage, device)
     with _folder(args.cams) as folder:
         made = {}
         for each in splits:
@@ -232,7 +233,7 @@ def evaluate(args: Args) -> None:
                 flip=run_flip(args.checkpoint),
                 labels=args.labels,
                 device=device,
-                amp=device.type == "cuda",
+                amp=amp,
                 skip_bad=args.skip_bad,
             )
             if report.skipped:

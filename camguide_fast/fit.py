@@ -22,9 +22,10 @@ from .checkpoint import load_state, save_state
 from .data import TrainLoader
 from .models import CamGuideNet, CamNet, evaluating, logits
 from .optim import Schedule, build_optimizer
+from .precision import enabled
 from .ranks import Where
 from .runlog import RunLog
-from .stages import Batch, normalize
+from .stages import Batch, network_input
 from .tags import mean_average_precision
 
 SELECTION_EPOCH = 2**31
@@ -56,7 +57,8 @@ def fit(
     total = settings.epochs * steps
     optimizer = build_optimizer(job.net, job.new, settings.optimizer)
     schedule = Schedule(optimizer, settings.optimizer, total)
-    scaler = torch.amp.GradScaler(where.device.type, enabled=settings.amp and where.device.type == "cuda")
+    amp = enabled(settings.amp, where.device)
+    scaler = torch.amp.GradScaler(where.device.type, enabled=amp and where.device.type == "cuda")
     stateful = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler, "net": job.net}
     average = None
     if settings.average:
@@ -147,7 +149,7 @@ def tag_scores(net: CamNet, loader: TrainLoader, settings: config.Stage, where: 
 
 
 def tag_logits(net: CamNet, batch: Batch) -> Tensor:  # [B, K]
-    x = normalize(batch["image"], batch["valid"])
+    x = network_input(net, batch)
     return logits(net(x, batch["image"].float() / 255) if isinstance(net, CamGuideNet) else net(x))
 
 
@@ -160,7 +162,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _autocast(settings: config.Stage, device: torch.device):
-    return torch.autocast(device.type, enabled=settings.amp)  # fp16 on CUDA, bf16 on CPU
+    return torch.autocast(device.type, enabled=enabled(settings.amp, device))  # fp16 on CUDA, bf16 on CPU
 
 
 @contextmanager

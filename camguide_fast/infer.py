@@ -50,6 +50,7 @@ from .run_settings import (
     SCALES_OPTION,
     checked_threshold,
     fitted_thresholds,
+    run_amp,
     run_flip,
     run_folder,
     run_scales,
@@ -141,11 +142,11 @@ def infer(args: Args) -> None:
         if tags is None:
             raise UserError(f"{args.images}: holds no tag file; name one with --tags, or use --labels predicted")
         split = tagged(split, tags)
-    amp = device.type == "cuda"
-    settings = CamSettings(labels=labels, amp=amp, max_side=args.max_side)
+    settings = CamSettings(labels=labels, max_side=args.max_side)
     if model is not None:
         scales = args.scales if args.scales is not None else run_scales(args.checkpoint)
-        settings = replace(settings, scales=scales, flip=run_flip(args.checkpoint))
+        amp = run_amp(args.checkpoint, card.stage, device)
+        settings = replace(settings, scales=scales, flip=run_flip(args.checkpoint), amp=amp)
         settings.check(card, split)
     made_from = [
         args.stage,
@@ -155,7 +156,8 @@ def infer(args: Args) -> None:
         settings,
         weights_digest(model, card) if model else "",
     ]
-    made_from += [args.walk, weights_digest(net, net_card)] if net else []
+    edge_amp = run_amp(_affinity(args), "affinity", device) if net else False
+    made_from += [args.walk, edge_amp, weights_digest(net, net_card)] if net else []
     marks = {r.name: _mark(args, made_from, r) for r in split}
     todo = tuple(r for r in split if not _is_made(args, r.name, marks[r.name]))
     for path in (args.out / f"{record.name}.png" for record in todo):
@@ -165,7 +167,7 @@ def infer(args: Args) -> None:
     empty = 0
     for made in tqdm(source, "masks", len(todo), unit="img", disable=None):
         if net:
-            made = walk_image(net, made, args.walk, amp=amp)
+            made = walk_image(net, made, args.walk, amp=edge_amp)
         if args.stage == "final":
             mask, made = _final(made, thresholds, args.walk.crf, device)
         else:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .models import CamGuideNet, logits
-from .stages import normalize
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 STRIDE = 16
@@ -26,7 +25,7 @@ def class_maps(model: nn.Module, image: Tensor) -> Tensor:
         [B, K, ceil(H/16), ceil(W/16)], of a `CamGuideNet` [B, K, ceil(H/4), ceil(W/4)]; signed.
     """
     image01 = image if image.is_floating_point() else image.float() / 255
-    x = normalize(image01 * 255)
+    x = model.backbone.input(image01 * 255)
     return model(x, image01) if isinstance(model, CamGuideNet) else model(x)
 
 

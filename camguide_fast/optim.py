@@ -60,7 +60,7 @@ def fresh_layers(missing: list[str]) -> list[str]:
 
     The loaded branch of such a block has to follow the fresh one, so the block is taken as one.
     """
-    blocks = (re.match(r"(.*layer\d\.\d+)\.", name) for name in missing)
+    blocks = (re.match(r"(.*(?:layer\d|blocks\.\d+)\.\d+)\.", name) for name in missing)
     return sorted({*missing, *(block[1] for block in blocks if block)})
 
 

@@ -19,9 +19,11 @@ from .config import Config, Stage
 from .data import Split, TrainLoader, open_split, train_loader
 from .errors import UserError
 from .fit import Job, fit, tag_scores
-from .models import AffinityNet, CamNet, build_resnet
+from .models import AffinityNet, CamNet, build_trunk
+from .models.pip_weights import imagenet
 from .models.weights import WeightReport, load_weights
 from .optim import freeze_batchnorm, fresh_layers
+from .precision import enabled
 from .pseudo_labels import Share, write_affinity_labels
 from .ranks import Where
 from .results import merge_rows, read_rows
@@ -48,11 +50,11 @@ class Args:
     """Which stages to run; earlier ones must be in the run's folder."""
     split: str = "train"
     """The split that is trained on."""
-    weights: Path | None = None
-    """Pretrained trunk of the student and the baseline: torchvision/timm .pth, .safetensors, or a folder of folded
-    .npy."""
-    teacher_weights: Path | None = None
-    """Pretrained trunk of the teacher [--weights if both have the same architecture]."""
+    weights: Literal["imagenet"] | Path | None = None
+    """Pretrained trunk of the student and the baseline: "imagenet", for what the extra `weights` has installed, or a
+    file: torchvision/timm .pth, .safetensors, or a folder of folded .npy."""
+    teacher_weights: Literal["imagenet"] | Path | None = None
+    """Pretrained trunk of the teacher [--weights if that is "imagenet" or both have the same architecture]."""
     seed: int = 0
     resume: bool = False
     """Continue the run in --out with the settings it was started with."""
@@ -69,6 +71,15 @@ def needs(stage: str, config: Config) -> tuple[str, ...]:
     before = {"stage1": ("teacher",), "stage2": ("teacher", "stage1"), "stage3": (config.stage3.start,)}
     source = config.affinity.source
     return before.get(stage, {"affinity": (source,), "walk": (source, "affinity"), "final": ("walk",)}.get(stage, ()))
+
+
+def trunk_path(args: Args, *, teacher: bool) -> Path | None:
+    """The file of pretrained weights of the student or the teacher."""
+    network, own = args.config.network, args.teacher_weights if teacher else args.weights
+    option, arch = ("--teacher-weights", network.teacher) if teacher else ("--weights", network.student)
+    if teacher and own is None and (args.weights == "imagenet" or network.teacher == network.student):
+        own = args.weights
+    return imagenet(arch, option) if own == "imagenet" else own
 
 
 def is_there(folder: Path, stage: str) -> bool:
@@ -134,7 +145,7 @@ class Run:
     def _affinity_net(self, source: str, arch: str) -> tuple[AffinityNet, str]:
         """With the pretrained trunk, or that of the source stage where no weight file holds all of it."""
         torch.manual_seed(self.args.seed)
-        net = AffinityNet(build_resnet(arch))
+        net = AffinityNet(build_trunk(arch))
         path = self._trunk_path(source)
         if path and not any(name.startswith("backbone.") for name in load_weights(net, path).missing):
             return net, str(path)
@@ -148,8 +159,9 @@ class Run:
         job = self._job(name, settings)
         on_epoch = None
         if name == "stage3" and self.config.inference.target_sample:
+            amp = enabled(settings.amp, self.where.device)
             on_epoch = TargetQuality(
-                job.module, self.split, self.config.inference.target_sample, self.where.device, settings.amp
+                job.module, self.split, self.config.inference.target_sample, self.where.device, amp
             )
         fit(
             job,
@@ -249,10 +261,7 @@ class Run:
         return load_weights(net, path) if path else WeightReport([], [], [])
 
     def _trunk_path(self, name: str) -> Path | None:
-        if name != "teacher":
-            return self.args.weights
-        same = self.config.network.teacher == self.config.network.student
-        return self.args.teacher_weights or (self.args.weights if same else None)
+        return trunk_path(self.args, teacher=name == "teacher")
 
     def _check_classes(self, card: ModelCard, name: str) -> None:
         if card.classes != self.split.classes:

@@ -26,7 +26,7 @@ def default() -> Config:
         teacher=Classification(optimizer=puzzle_cam),
         stage1=Distillation(optimizer=distill, cls_loss="hinge"),
         stage2=Distillation(optimizer=distill, cls_loss="hinge", lambda_cls=0.0, lambda_reg=1.0, batchnorm="eval"),
-        stage3=Refinement(epochs=10, optimizer=Optimizer("sgd", lr=0.009), amp=True),
+        stage3=Refinement(epochs=10, optimizer=Optimizer("sgd", lr=0.009)),
     )
 
 
@@ -37,8 +37,8 @@ def paper() -> Config:
     return replace(
         base,
         network=replace(base.network, student="resnet26", teacher="resnet50", head="parity", width=512),
-        stage1=replace(base.stage1, optimizer=adam, reg="raw"),
-        stage2=replace(base.stage2, optimizer=adam, reg="raw"),
+        stage1=replace(base.stage1, optimizer=adam, reg="raw", amp="off"),
+        stage2=replace(base.stage2, optimizer=adam, reg="raw", amp="off"),
         stage3=replace(
             base.stage3,
             optimizer=Optimizer("sgd", lr=0.009, new_scale=1),
@@ -59,7 +59,7 @@ def small() -> Config:
     """
     classify = Optimizer("sgd", lr=0.003)
     distill = Optimizer("sgd", lr=0.003)
-    shared = dict(batch_size=16, amp=True, batchnorm="eval-loaded", average=0.99)
+    shared = dict(batch_size=16, batchnorm="eval-loaded", average=0.99)
     return Config(
         data=Data(crop=224, long_side=(224, 400), workers=2),
         network=Network(teacher="resnet18", dropout=0.0),
@@ -72,7 +72,6 @@ def small() -> Config:
             lambda_cls=0.0,
             lambda_reg=1.0,
             batch_size=16,
-            amp=True,
             batchnorm="eval",
             average=0.99,
         ),
@@ -84,7 +83,7 @@ def small() -> Config:
             closing=0,
             **shared | {"batch_size": 8},
         ),
-        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1), amp=True),
+        affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1)),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
     )
 
@@ -96,7 +95,7 @@ def demo() -> Config:
     trunk is hardly moved any more, and the maps are peaked.
     """
     scratch = Optimizer("adam", lr=1e-3, new_scale=1)
-    shared = dict(batch_size=16, amp=True)
+    shared = dict(batch_size=16)
     return Config(
         data=Data(crop=96, long_side=(96, 144), workers=2),
         network=Network(teacher="resnet18", width=64, dropout=0.0),
@@ -127,7 +126,6 @@ def demo() -> Config:
             optimizer=Optimizer("adam", lr=5e-3, new_scale=1),
             foreground=0.3,
             background=0.01,
-            amp=True,
         ),
         walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),

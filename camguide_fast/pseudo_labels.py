@@ -21,7 +21,6 @@ from .data import Split, mask_made_by
 from .models import AffinityNet
 from .multi_scale import MAX_SIDE
 from .scores import label_map
-from .stages import normalize
 from .targets import affinity_labels, refine_labels
 
 Thresholds = float | Sequence[float]
@@ -43,7 +42,7 @@ def edge_map(net: AffinityNet, image: Tensor, *, amp: bool = False, max_side: in
         scale = max_side / max(x.shape[2:])
         size = [max(1, round(side * scale)) for side in x.shape[2:]]
         x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 255)
-    x = normalize(x)
+    x = net.backbone.input(x)
     with torch.autocast(image.device.type, enabled=amp):
         logits = net(torch.cat([x, x.flip(3)])).float()
     return ((logits[:1] + logits[1:].flip(3)) / 2).sigmoid()

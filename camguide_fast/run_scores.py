@@ -12,6 +12,7 @@ from .config import Config
 from .data import Record, Split, open_split, read_image
 from .evaluate import check_masks, evaluate_cams, make_row, score
 from .infer import DEFAULT_THRESHOLD
+from .precision import enabled
 from .pseudo_labels import Share, Thresholds, write_final_masks, write_walks
 from .ranks import Where
 from .results import Row, merge_rows, read_rows
@@ -66,7 +67,7 @@ class RunScores:
                     flip=self.config.inference.flip,
                     labels=labels,
                     device=self.where.device,
-                    amp=getattr(self.config, stage).amp,
+                    amp=enabled(getattr(self.config, stage).amp, self.where.device),
                     rank=self.where.rank,
                     world=self.where.world,
                     skip_bad=self.skip_bad,
@@ -87,7 +88,7 @@ class RunScores:
         with self.where.apart():
             net, card = load_model(self.checkpoint("affinity"), self.where.device, affinity=True)
             net = net.to(memory_format=torch.channels_last)
-            amp = self.config.affinity.amp
+            amp = enabled(self.config.affinity.amp, self.where.device)
             for split in splits:
                 folders = self.cams(source, split), self.cams("walk", split)
                 write_walks(net, card, split, *folders, self.config.walk, self._share, amp=amp)

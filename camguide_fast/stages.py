@@ -23,16 +23,11 @@ from .models import AffinityNet, CamGuideNet, CamNet, logits
 from .targets import TargetMaker, draw_tau, sample, threshold_labels
 
 Batch = dict[str, Tensor]
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def normalize(image: Tensor, valid: Tensor | None = None) -> Tensor:
-    """uint8 RGB [B, 3, H, W] -> ImageNet-normalised fp32, channels last; padding becomes the mean colour, which is
-    0."""
-    mean = torch.tensor(MEAN, device=image.device)[:, None, None] * 255
-    std = torch.tensor(STD, device=image.device)[:, None, None] * 255
-    x = (image - mean) / std
-    return (x if valid is None else x * valid).contiguous(memory_format=torch.channels_last)
+def network_input(net: nn.Module, batch: Batch) -> Tensor:  # [B, 3, S, S]
+    """What `net` sees of a batch; padding is the mean colour, which is 0."""
+    return net.backbone.input(batch["image"], batch["valid"])
 
 
 def classification_loss(name: str) -> nn.Module:
@@ -47,7 +42,7 @@ class ClassificationStage(nn.Module):
         self.net, self.loss = net, classification_loss(settings.cls_loss)
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
-        scores = logits(self.net(normalize(batch["image"], batch["valid"]))).float()
+        scores = logits(self.net(network_input(self.net, batch))).float()
         loss = self.loss(scores, batch["label"])
         return {"loss": loss, "cls": loss.detach(), "logits": scores.detach()}
 
@@ -61,7 +56,7 @@ class PuzzleStage(nn.Module):
         self.net, self.loss, self.alpha = net, classification_loss(settings.cls_loss), settings.puzzle_alpha
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
-        x, label = normalize(batch["image"], batch["valid"]), batch["label"]
+        x, label = network_input(self.net, batch), batch["label"]
         full = self.net(x).float()  # [B, K, h, w]
         tiled = merge_tiles(self.net(split_tiles(x)).float())
         scores = logits(full)
@@ -109,9 +104,9 @@ class DistillationStage(nn.Module):
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
         s, label = self.settings, batch["label"]
-        x = normalize(batch["image"], batch["valid"])
+        x = network_input(self.net, batch)
         with torch.no_grad():
-            teacher = self._teacher[0](x).float()  # Eq. 4-5
+            teacher = self._teacher[0](network_input(self._teacher[0], batch)).float()  # Eq. 4-5
             masked = x * teacher_mask(teacher, label, s.low, s.high, x.shape[2:])  # Eq. 6-8
         if s.lambda_cls == 0:
             student = self.net(masked).float()
@@ -141,7 +136,7 @@ class RefinementStage(nn.Module):
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
         s, image, label = self.settings, batch["image"], batch["label"]
-        z1, z1_target = self.net.forward_pair(normalize(image, batch["valid"]), image.float() / 255)
+        z1, z1_target = self.net.forward_pair(network_input(self.net, batch), image.float() / 255)
         z1, size = z1.float(), z1.shape[2:]
         cam = ops.cam_normalize(z1)
         valid = sample(batch["valid"][:, 0], size)[:, None] > 0
@@ -193,5 +188,5 @@ class AffinityStage(nn.Module):
         self.net, self.loss = net, PathAffinityLoss(settings.radius)
 
     def forward(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
-        edge = self.net(normalize(batch["image"], batch["valid"])).float().sigmoid()
+        edge = self.net(network_input(self.net, batch)).float().sigmoid()
         return self.loss(edge, sample(batch["mask"], edge.shape[2:]))

@@ -9,7 +9,7 @@ from . import ops
 from .data import Split, read_image, read_mask
 from .data.augment import resize_long_side
 from .models import CamNet, evaluating
-from .stages import RefinementStage, normalize
+from .stages import RefinementStage
 from .targets import sample, threshold_labels
 
 
@@ -46,7 +46,7 @@ class TargetQuality:
         label = torch.zeros(1, self.classes, device=self.device)
         label[0, list(record.tags)] = 1
         with torch.autocast(self.device.type, enabled=self.amp):
-            maps = net(normalize(image), image.float() / 255)
+            maps = net(net.backbone.input(image), image.float() / 255)
         s = self.stage.settings
         tau = torch.full((1,), (s.low + s.high) / 2, device=self.device)
         valid = torch.ones(1, 1, height, width, dtype=torch.bool, device=self.device)

@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -16,11 +16,12 @@ import tyro
 
 from .checkpoint import read_json, write_json
 from .cli import pick_device, run_cli
-from .config import from_dict, to_dict
+from .config import Config, Stage, from_dict, to_dict
 from .config_checks import check_settings
 from .data import Split, make_demo
 from .errors import UserError
 from .pipeline import NAMES, Args, Run, is_there, needs
+from .precision import is_fast, reason, settle
 from .presets import PRESETS
 from .ranks import Where
 from .report import write_report
@@ -41,6 +42,7 @@ def run(args: Args, where: Where) -> None:
     if where.first:
         print(f"{args.data}: {len(current.split)} images, {len(current.split.classes)} classes -> {args.out}")
         print(", ".join(f"{name} {count}" for name, count in _counts(current.split).items()))
+        print(_precision(args.config, where.device, args.resume))
     for name in names:
         current.stage(name)
     if where.first:
@@ -49,6 +51,18 @@ def run(args: Args, where: Where) -> None:
         print("\n" + (format_table(rows) if rows else "nothing was scored: no split of --inference.splits has masks"))
         minutes = (time.monotonic() - started) / 60
         print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
+
+
+def _precision(config: Config, device: torch.device, resumed: bool) -> str:
+    """What every stage computes in, and why."""
+    stages = {f.name: value.amp for f in fields(config) if isinstance(value := getattr(config, f.name), Stage)}
+    on = [name for name, amp in stages.items() if amp == "on"]
+    what = "on" if len(on) == len(stages) else f"on in {', '.join(on)}" if on else "off"
+    usual = "on" if is_fast(device) else "off"
+    if what == usual:
+        return f"mixed precision {what}: {reason(device)}"
+    because = f"mixed precision {what}, as {'the run was begun' if resumed else 'asked for'}"
+    return f"warning: {because}: {reason(device)}" if on and usual == "off" else because
 
 
 def _counts(split: Split) -> dict[str, int]:
@@ -88,6 +102,7 @@ def _parse(argv: list[str]) -> Args:
         tyro.cli(Args, args=argv, default=default, description=__doc__, prog="python -m camguide_fast.train")
     )
     if resumed:
+        args = replace(args, config=_with_amp_of(default.config, args.config))
         _check_same(_resolved(default), args, out / "config.json")
     check_settings(args.config)
     for name, low in (("seed", 0), ("save_every", 1)):
@@ -98,8 +113,8 @@ def _parse(argv: list[str]) -> Args:
 
 def _resolved(args: Args) -> Args:
     """With whole paths to what is read: a run may be looked at, and resumed, from another folder."""
-    paths = {name: path for name in ("data", "weights", "teacher_weights") if (path := getattr(args, name))}
-    return replace(args, **{name: path.resolve() for name, path in paths.items()})
+    named = {name: getattr(args, name) for name in ("data", "weights", "teacher_weights")}
+    return replace(args, **{name: path.resolve() for name, path in named.items() if isinstance(path, Path)})
 
 
 def _out(out: Path | None, data: Path | None) -> Path:
@@ -121,6 +136,17 @@ def _check_same(saved: Args, args: Args, path: Path) -> None:
         raise UserError(f"{path}: --resume continues with the settings of the run; changed: {', '.join(changed)}")
 
 
+def _with_amp_of(saved: Config, config: Config) -> Config:
+    """`config` in which every amp that is "auto" is that of the saved run."""
+    stages = {f.name: (getattr(saved, f.name), getattr(config, f.name)) for f in fields(config)}
+    kept = {
+        name: replace(now, amp=before.amp)
+        for name, (before, now) in stages.items()
+        if isinstance(now, Stage) and now.amp == "auto"
+    }
+    return replace(config, **kept)
+
+
 def _flat(tree: dict, prefix: str = "") -> dict:
     result = {}
     for key, value in tree.items():
@@ -139,7 +165,7 @@ def _prepare(args: Args, where: Where) -> Args:
     with where.apart():
         if args.data is None and where.first:
             make_demo(data)
-    return replace(args, out=out, data=data)
+    return replace(args, out=out, data=data, config=settle(args.config, where.device))
 
 
 def _place(device: str) -> Where:

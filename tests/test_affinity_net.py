@@ -7,7 +7,7 @@ from camguide_fast import ops
 from camguide_fast.checkpoint import ModelCard, load_model, save_model
 from camguide_fast.config import Affinity, Crf
 from camguide_fast.errors import UserError
-from camguide_fast.models import AffinityNet, build_resnet
+from camguide_fast.models import AffinityNet, build_trunk
 from camguide_fast.stages import AffinityStage
 from camguide_fast.targets import affinity_labels, refine_labels, refine_scores
 
@@ -15,20 +15,20 @@ from camguide_fast.targets import affinity_labels, refine_labels, refine_scores
 @pytest.mark.parametrize("arch, parameters", [("resnet18", 33_249), ("resnet50", 125_409)])
 def test_branch_has_the_parameters_of_irn(arch, parameters):
     with torch.device("meta"):
-        net = AffinityNet(build_resnet(arch))
+        net = AffinityNet(build_trunk(arch))
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == parameters
     assert not any(p.requires_grad for p in net.backbone.parameters())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 40), (64, 48), (50, 3)], ids=str)
 def test_any_size(size):
-    net = AffinityNet(build_resnet("resnet18")).eval()
+    net = AffinityNet(build_trunk("resnet18")).eval()
     logits = net(torch.randn(2, 3, *size))
     assert logits.shape == (2, 1, -(-size[0] // 4), -(-size[1] // 4))
 
 
 def test_trunk_is_frozen_and_the_branch_learns():
-    net = AffinityNet(build_resnet("resnet18")).train()
+    net = AffinityNet(build_trunk("resnet18")).train()
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
     batch = {
         "image": torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8),
@@ -49,7 +49,7 @@ def test_trunk_is_frozen_and_the_branch_learns():
 
 
 def test_checkpoints_of_the_two_kinds_are_told_apart(tmp_path):
-    card = ModelCard("affinity", "resnet18", "edges", 16, 2, 1e-2, ("cat", "dog"))
+    card = ModelCard("affinity", "resnet18", "edges", 16, 2, 1e-2, ("cat", "dog"), input_norm=((1.0,) * 3, (2.0,) * 3))
     save_model(tmp_path / "affinity.safetensors", card.build(), card)
     net, again = load_model(tmp_path / "affinity.safetensors", affinity=True)
     assert isinstance(net, AffinityNet) and again == card and not net.training

@@ -10,7 +10,7 @@ TABLE_I = {
     "network.teacher": "resnet50",
     "network.student": "resnet26",  # named resnet18; its parameter count is that of Bottleneck [2, 2, 2, 2]
     "stage1.batch_size": 32,
-    "stage1.amp": False,
+    "stage1.amp": "off",
     "data.crop": 512,
     "stage1.optimizer.name": "adam",
     "stage1.optimizer.lr": 0.1,
@@ -33,7 +33,7 @@ TABLE_II = {name.replace("stage1", "stage2"): value for name, value in TABLE_I.i
 }
 TABLE_III = {
     "stage3.batch_size": 32,
-    "stage3.amp": True,
+    "stage3.amp": "auto",
     "stage3.optimizer.name": "sgd",
     "stage3.optimizer.momentum": 0.9,
     "stage3.optimizer.lr": 0.009,

@@ -12,7 +12,7 @@ from camguide_fast.config import Classification, Distillation, Optimizer
 from camguide_fast.data import Split, make_demo, open_split, train_loader
 from camguide_fast.errors import UserError
 from camguide_fast.fit import Job, fit
-from camguide_fast.models import CamNet, build_resnet
+from camguide_fast.models import CamNet, build_trunk
 from camguide_fast.ranks import Where
 from camguide_fast.stages import ClassificationStage, DistillationStage
 
@@ -44,9 +44,9 @@ class StopAt(nn.Module):
 
 def make_job(settings) -> Job:
     torch.manual_seed(3)
-    net = CamNet(build_resnet("resnet18"), 5)
+    net = CamNet(build_trunk("resnet18"), 5)
     if isinstance(settings, Distillation):
-        teacher = CamNet(build_resnet("resnet18"), 5)
+        teacher = CamNet(build_trunk("resnet18"), 5)
         return Job("stage1", settings, DistillationStage(net, teacher, settings), net, ["classifier"], select=True)
     return Job("teacher", settings, ClassificationStage(net, settings), net, ["classifier"])
 

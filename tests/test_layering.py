@@ -13,7 +13,7 @@ PACKAGE = ROOT / "camguide_fast"
 # From the bottom up. A file may import what lies in a lower row, and its own package. What is not named is in the top
 # row, where files may import one another, but not in a circle.
 ROWS = [
-    {"errors"},
+    {"errors", "precision"},
     {"cli", "config"},
     {"reference", "kernels", "_C"},
     {"ops"},
@@ -82,7 +82,7 @@ def test_no_circles():
 def test_data_stands_alone():
     for module in SOURCES:
         if module.split(".")[0] == "data":
-            assert all(row(other) == 0 or other.split(".")[0] == "data" for other in imports(module)[0]), module
+            assert all(other == "errors" or other.split(".")[0] == "data" for other in imports(module)[0]), module
 
 
 def test_reference_needs_torch_and_numpy_alone():

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from camguide_fast.config import Optimizer
-from camguide_fast.models import CamNet, build_resnet
+from camguide_fast.models import CamNet, build_trunk
 from camguide_fast.optim import Schedule, build_optimizer, fresh_layers
 
 
 @pytest.fixture
 def net():
-    return CamNet(build_resnet("resnet18"), 3)
+    return CamNet(build_trunk("resnet18"), 3)
 
 
 def test_a_block_with_missing_weights_is_new_as_a_whole(net):

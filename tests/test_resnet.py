@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from camguide_fast.models import RESNETS, build_resnet
+from camguide_fast.models import build_trunk
+from camguide_fast.models.resnet import RESNETS
 
 
 def count(module: nn.Module) -> int:
@@ -22,7 +23,7 @@ def count(module: nn.Module) -> int:
 )
 def test_size_matches_the_published_models(arch, channels, parameters, entries):
     with torch.device("meta"):
-        net = build_resnet(arch)
+        net = build_trunk(arch)
     assert net.channels == channels
     assert count(net) == parameters
     assert entries is None or len(net.state_dict()) == entries
@@ -30,7 +31,7 @@ def test_size_matches_the_published_models(arch, channels, parameters, entries):
 
 def test_names_and_shapes_are_torchvisions():
     with torch.device("meta"):
-        basic, bottle = build_resnet("resnet18").state_dict(), build_resnet("resnet50").state_dict()
+        basic, bottle = build_trunk("resnet18").state_dict(), build_trunk("resnet50").state_dict()
     assert basic["conv1.weight"].shape == (64, 3, 7, 7)
     assert basic["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
     assert basic["layer2.0.downsample.1.running_var"].shape == (128,)
@@ -44,7 +45,7 @@ def test_names_and_shapes_are_torchvisions():
 @pytest.mark.parametrize("size", [(64, 64), (65, 47), (16, 33), (31, 18)], ids=str)
 @pytest.mark.parametrize("arch", ["resnet18", "resnet26"])
 def test_map_sizes(arch, size):
-    net = build_resnet(arch).eval()
+    net = build_trunk(arch).eval()
     with torch.no_grad():
         stage1, last = net(torch.randn(2, 3, *size))
     assert stage1.shape == (2, 64, -(-size[0] // 4), -(-size[1] // 4))
@@ -54,7 +55,7 @@ def test_map_sizes(arch, size):
 
 @pytest.mark.parametrize("arch, part", [("resnet18", "layer1"), ("resnet26", "stem")])
 def test_stage1_is_layer1_of_basic_and_stem_of_bottleneck(arch, part):
-    net = build_resnet(arch).eval()
+    net = build_trunk(arch).eval()
     x = torch.randn(1, 3, 48, 48)
     stem = nn.functional.max_pool2d(net.bn1(net.conv1(x)).relu(), 3, 2, 1)
     expected = stem if part == "stem" else net.layer1(stem)
@@ -63,7 +64,7 @@ def test_stage1_is_layer1_of_basic_and_stem_of_bottleneck(arch, part):
 
 def test_one_block_by_hand():
     """A bottleneck with its stride on the 3x3 convolution, against the layers called one by one."""
-    block = build_resnet("resnet26").eval().layer2[0]
+    block = build_trunk("resnet26").eval().layer2[0]
     assert (block.conv1.stride, block.conv2.stride, block.downsample[0].stride) == ((1, 1), (2, 2), (2, 2))
     x = torch.randn(2, 256, 9, 7)
     out = block.bn3(block.conv3(block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())).relu()))
@@ -73,18 +74,18 @@ def test_one_block_by_hand():
 def test_layer4_has_no_stride_and_no_dilation():
     for arch in RESNETS:
         with torch.device("meta"):
-            convs = [m for m in build_resnet(arch).layer4.modules() if isinstance(m, nn.Conv2d)]
+            convs = [m for m in build_trunk(arch).layer4.modules() if isinstance(m, nn.Conv2d)]
         assert {(m.stride, m.dilation) for m in convs} == {((1, 1), (1, 1))}
 
 
 def test_initialisation_is_kaiming_fan_out():
     torch.manual_seed(0)
-    weight = build_resnet("resnet18").layer2[0].conv1.weight  # [128, 64, 3, 3]: fan out 128 * 9
+    weight = build_trunk("resnet18").layer2[0].conv1.weight  # [128, 64, 3, 3]: fan out 128 * 9
     assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
 
 
 def test_channels_last_is_kept_and_changes_nothing():
-    net = build_resnet("resnet18").eval()
+    net = build_trunk("resnet18").eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = net(x)
@@ -97,9 +98,9 @@ def test_channels_last_is_kept_and_changes_nothing():
 @pytest.mark.parametrize("shape", [(1, 3, 15, 64), (1, 1, 64, 64), (3, 64, 64)], ids=str)
 def test_bad_input(shape):
     with pytest.raises(ValueError, match=r"x must be \[B, 3, H, W\]"):
-        build_resnet("resnet18")(torch.zeros(shape))
+        build_trunk("resnet18")(torch.zeros(shape))
 
 
 def test_unknown_arch():
     with pytest.raises(ValueError, match="arch: 'resnet19' is not one of resnet18, resnet26"):
-        build_resnet("resnet19")
+        build_trunk("resnet19")

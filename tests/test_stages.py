@@ -5,16 +5,14 @@ import torch
 
 from camguide_fast import ops
 from camguide_fast.config import Classification, Distillation, Refinement
-from camguide_fast.models import CamNet, build_model, build_resnet, logits
+from camguide_fast.models import CamNet, build_model, build_trunk, logits
 from camguide_fast.stages import (
-    MEAN,
-    STD,
     ClassificationStage,
     DistillationStage,
     PuzzleStage,
     RefinementStage,
     merge_tiles,
-    normalize,
+    network_input,
     split_tiles,
     teacher_mask,
 )
@@ -31,16 +29,21 @@ def batch():
 
 
 def coarse() -> CamNet:
-    return CamNet(build_resnet("resnet18"), K)
+    return CamNet(build_trunk("resnet18"), K)
 
 
-def test_normalize_is_imagenets_and_padding_is_the_mean_colour(batch):
-    x = normalize(batch["image"], batch["valid"])
-    expected = (batch["image"][0].double() / 255 - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD)[
-        :, None, None
-    ]
-    torch.testing.assert_close(x[0].double(), expected, atol=1e-5, rtol=1e-5)
+def test_the_input_is_imagenets_and_padding_is_the_mean_colour(batch):
+    x = network_input(coarse(), batch)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).double()[:, :, None, None]  # torchvision's
+    torch.testing.assert_close(x[0].double(), (batch["image"][0].double() / 255 - mean) / std, atol=1e-5, rtol=1e-5)
     assert (x[1, :, 48:] == 0).all()
+
+
+def test_teacher_and_student_each_see_their_own_normalisation(batch):
+    teacher, seen = CamNet(build_trunk("efficientnet_lite0"), K), []
+    teacher.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    DistillationStage(coarse(), teacher, Distillation())(batch, 0, 0.0)
+    torch.testing.assert_close(seen[0][0], (batch["image"][0].float() - 127) / 128)
 
 
 def test_tiles_come_back_where_they_were():
@@ -52,7 +55,7 @@ def test_tiles_come_back_where_they_were():
 def test_classification_and_puzzle(batch):
     net = coarse()
     parts = ClassificationStage(net, Classification())(batch, 0, 0.0)
-    scores = logits(net.train()(normalize(batch["image"], batch["valid"])))
+    scores = logits(net.train()(network_input(net, batch)))
     expected = torch.nn.functional.multilabel_soft_margin_loss(scores, batch["label"])
     torch.testing.assert_close(parts["loss"], expected)
     stage = PuzzleStage(coarse().eval(), Classification(method="puzzle"))
@@ -69,7 +72,7 @@ def test_stage_1_tags_the_masked_view_and_follows_the_teacher_on_the_whole(batch
     torch.manual_seed(5)
     parts = stage(batch, 0, 0.0)
     torch.manual_seed(5)
-    x = normalize(batch["image"], batch["valid"])
+    x = network_input(net, batch)
     with torch.no_grad():
         maps = teacher(x)
         mask = teacher_mask(maps, batch["label"], settings.low, settings.high, x.shape[2:])
@@ -92,7 +95,7 @@ def test_stage_2_sees_the_masked_view_alone_and_has_no_tag_loss(batch):
     stage = DistillationStage(net, teacher, Distillation(lambda_cls=0.0, lambda_reg=1.0))
     parts = stage(batch, 0, 0.0)
     assert len(seen) == 1 and len(seen[0]) == 2  # one view of each image
-    x = normalize(batch["image"], batch["valid"])
+    x = network_input(net, batch)
     assert not torch.equal(seen[0], x) and "cls" not in parts
     with torch.no_grad():
         maps = teacher(x)

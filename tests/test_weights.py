@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from camguide_fast.errors import UserError
-from camguide_fast.models import build_model, build_resnet
+from camguide_fast.models import build_model, build_trunk
 from camguide_fast.models.weights import calibrate_batchnorm, convert_folded, fold_to_state, load_weights
 
 
@@ -25,7 +25,7 @@ def lively(net):
 
 @pytest.fixture(scope="module")
 def trunk():
-    return lively(build_resnet("resnet18"))
+    return lively(build_trunk("resnet18"))
 
 
 def torchvision_file(trunk):
@@ -58,7 +58,7 @@ def test_torchvision_and_timm_files(form, trunk, tmp_path):
 def test_old_files_without_counters(trunk, tmp_path):
     state = {k: v for k, v in torchvision_file(trunk).items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
-    report = load_weights(build_resnet("resnet18"), tmp_path / "old.pth")
+    report = load_weights(build_trunk("resnet18"), tmp_path / "old.pth")
     assert report.missing == [] and report.unexpected == [] and len(report.loaded) == 100
 
 
@@ -67,7 +67,7 @@ def test_half_precision_file_fills_fp32_and_keeps_channels_last(trunk, tmp_path)
         {k: v.half() if v.is_floating_point() else v for k, v in trunk.state_dict().items()},
         tmp_path / "half.pth",
     )
-    net = build_resnet("resnet18").to(memory_format=torch.channels_last)
+    net = build_trunk("resnet18").to(memory_format=torch.channels_last)
     load_weights(net, tmp_path / "half.pth")
     weight = net.layer2[0].conv1.weight
     assert weight.dtype == torch.float32 and weight.is_contiguous(memory_format=torch.channels_last)
@@ -81,7 +81,7 @@ def test_own_networks_load_into_each_other(tmp_path):
     report = load_weights(guided, tmp_path / "stage2.safetensors")
     assert {name.split(".")[0] for name in report.missing} == {"head"} and report.unexpected == []
     assert torch.equal(guided.classifier.weight, student.classifier.weight)
-    trunk = build_resnet("resnet18")
+    trunk = build_trunk("resnet18")
     report = load_weights(trunk, tmp_path / "stage2.safetensors")
     assert_same_trunk(trunk, student.backbone)
     assert report.missing == [] and report.unexpected == ["classifier.weight"]
@@ -104,7 +104,7 @@ def test_another_architecture_is_named(trunk, tmp_path):
 
 
 def test_deeper_architecture_is_refused_although_its_shapes_fit(tmp_path):
-    torch.save(build_resnet("resnet34").state_dict(), tmp_path / "r34.pth")
+    torch.save(build_trunk("resnet34").state_dict(), tmp_path / "r34.pth")
     refused(
         tmp_path / "r34.pth",
         "layer1.2.conv1.weight has no place in this network: weights of a deeper architecture",
@@ -131,7 +131,7 @@ def test_unusable_files(tmp_path, capfd):
         refused(tmp_path / name, "not a readable weight file")
     (tmp_path / "empty.pth").touch()
     refused(tmp_path / "empty.pth", "not a readable weight file")
-    torch.save(build_resnet("resnet18").state_dict(), tmp_path / "whole.pth")
+    torch.save(build_trunk("resnet18").state_dict(), tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:100_000])
     refused(tmp_path / "cut.pth", "not a readable weight file")
     torch.save({"conv1.weight": Code()}, tmp_path / "code.pth")
@@ -150,7 +150,7 @@ def write_folded(folder, without=()):
     gen = torch.Generator().manual_seed(7)
     folder.mkdir()
     arrays = {}
-    for name, module in build_resnet("resnet18").named_modules():
+    for name, module in build_trunk("resnet18").named_modules():
         if isinstance(module, nn.Conv2d):
             arrays[f"{name}.weight"] = module.weight.detach() * 0.7
             arrays[f"{name}.bias"] = torch.randn(module.out_channels, generator=gen) * 0.1
@@ -180,7 +180,7 @@ def plain_network(a, x):
 
 def test_folded_weights_are_the_plain_network(tmp_path):
     arrays = write_folded(tmp_path / "folded")
-    net = build_resnet("resnet18").eval()
+    net = build_trunk("resnet18").eval()
     report = load_weights(net, tmp_path / "folded")
     assert report.missing == [] and report.unexpected == []
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -196,7 +196,7 @@ def test_converted_file_loads_the_same(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folded", "r18.safetensors"]
-    a, b = build_resnet("resnet18"), build_resnet("resnet18")
+    a, b = build_trunk("resnet18"), build_trunk("resnet18")
     assert load_weights(a, tmp_path / "folded") == load_weights(b, tmp_path / "r18.safetensors")
     assert_same_trunk(a, b)
 
@@ -286,7 +286,7 @@ def test_calibration_keeps_the_output_and_sets_the_statistics(tmp_path):
 def test_calibrated_network_in_training_is_near_the_folded_one(tmp_path):
     """Uncalibrated, batch statistics replace the identity and change the function wholesale."""
     write_folded(tmp_path / "folded")
-    net = build_resnet("resnet18")
+    net = build_trunk("resnet18")
     load_weights(net, tmp_path / "folded")
     x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -298,9 +298,9 @@ def test_calibrated_network_in_training_is_near_the_folded_one(tmp_path):
 
 def test_nothing_to_calibrate(tmp_path):
     with pytest.raises(ValueError, match="model has no folded BatchNorm"):
-        calibrate_batchnorm(build_resnet("resnet18"), [torch.zeros(1, 3, 32, 32)])
+        calibrate_batchnorm(build_trunk("resnet18"), [torch.zeros(1, 3, 32, 32)])
     write_folded(tmp_path / "folded")
-    net = build_resnet("resnet18")
+    net = build_trunk("resnet18")
     load_weights(net, tmp_path / "folded")
     with pytest.raises(ValueError, match="batches is empty"):
         calibrate_batchnorm(net, [])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .resnet import ResNet
+from .trunks import Trunk
 
 STRIDE = 16
 WIDTH = 32
@@ -13,12 +13,12 @@ WIDTH = 32
 class AffinityNet(nn.Module):
     """A frozen trunk and the edge branch of IRN (Ahn et al., 2019) and Puzzle-CAM, without IRN's displacements.
 
-    Each of the trunk's five maps: 1x1 convolution to 32 channels without bias, GroupNorm(4), upsampled to stride 4,
+    Each of the trunk's five maps: 1x1 convolution to 32 channels without bias, GroupNorm(4), resampled to stride 4,
     ReLU; the 160 channels together give one edge logit through a 1x1 convolution. The trunk stays in eval and gets no
     gradient.
     """
 
-    def __init__(self, backbone: ResNet):
+    def __init__(self, backbone: Trunk):
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.branches = nn.ModuleList(
@@ -36,7 +36,7 @@ class AffinityNet(nn.Module):
         x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         with torch.no_grad():
             stages = self.backbone.stages(x)
-        size = stages[0].shape[2:]
+        size = [side // 4 for side in x.shape[2:]]
         maps = [
             F.relu(F.interpolate(branch(stage), size, mode="bilinear"))
             for branch, stage in zip(self.branches, stages, strict=True)

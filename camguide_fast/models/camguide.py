@@ -10,13 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from .refine_head import RefineHead
-from .resnet import ResNet, build_resnet
+from .trunks import Trunk, build_trunk
 
 
 class CamNet(nn.Module):
     """Trunk and 1x1 classifier without bias: the output is the class maps (Eq. 1)."""
 
-    def __init__(self, backbone: ResNet, num_classes: int):
+    def __init__(self, backbone: Trunk, num_classes: int):
         super().__init__()
         self.backbone = backbone
         self.classifier = nn.Conv2d(backbone.channels, num_classes, 1, bias=False)
@@ -24,7 +24,7 @@ class CamNet(nn.Module):
         self._frozen_bn: frozenset[str] = frozenset()
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, 3, H, W] -> stage1 [B, 64, H/4, W/4] and class maps [B, K, H/16, W/16], sizes rounded up."""
+        """x [B, 3, H, W] -> stage1 [B, C1, H/4, W/4] and class maps [B, K, H/16, W/16], sizes rounded up."""
         stage1, last = self.backbone(x)
         return stage1, self.classifier(last)
 
@@ -64,7 +64,7 @@ class CamNet(nn.Module):
 class CamGuideNet(CamNet):
     """`CamNet` with dropout on its map and the refine head. A `CamNet` state_dict lacks only `head.*`."""
 
-    def __init__(self, backbone: ResNet, num_classes: int, head: RefineHead, dropout: float = 0.5):
+    def __init__(self, backbone: Trunk, num_classes: int, head: RefineHead, dropout: float = 0.5):
         super().__init__(backbone, num_classes)
         self.dropout = nn.Dropout(dropout)  # elementwise
         self.head = head
@@ -134,7 +134,7 @@ def build_model(
     """A freshly initialised network; `models.weights.load_weights` fills it.
 
     Args:
-        arch: a key of `RESNETS`.
+        arch: one of `TRUNKS`.
         num_classes: K, without background.
         head: "none": `CamNet`. "lean": `CamGuideNet`, a head of `width` channels with the gate of Eq. 21.
             "parity": `CamGuideNet`, 512 channels (`width` is not used) and a gate branch of its own: the
@@ -149,11 +149,11 @@ def build_model(
         raise UserError(f"num_classes must be at least 1, got {num_classes}")
     if head not in ("none", "lean", "parity"):
         raise UserError(f"head: {head!r} is not one of none, lean, parity")
-    backbone = build_resnet(arch)
+    backbone = build_trunk(arch)
     if head == "none":
         return CamNet(backbone, num_classes)
     width, gate = (512, "separate") if head == "parity" else (width, "shared")
-    refine = RefineHead(num_classes, width=width, gate=gate, radius=radius, eps=eps)
+    refine = RefineHead(num_classes, backbone.stage1_channels, width=width, gate=gate, radius=radius, eps=eps)
     return CamGuideNet(backbone, num_classes, refine, dropout)
 
 

