@@ -1,5 +1,6 @@
 """Images, masks and the random view."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,6 +124,24 @@ def test_resize_keeps_the_aspect(pixels):
     assert resize_long_side(pixels, 90).shape == (60, 90, 3)
     assert resize_long_side(pixels[:1], 6).shape == (1, 6, 3)
     np.testing.assert_array_equal(resize_long_side(pixels, 60), pixels)
+
+
+@pytest.mark.parametrize("long_side", [12, 20, 37])
+def test_shrinking_averages_areas(pixels, long_side):
+    """Noise has all frequencies: a filter that aliases is as far from the area's mean as noise is from its own."""
+    size = (long_side, round(long_side * 40 / 60))
+    area = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(float)
+    aliased = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
+    assert 2 * np.abs(resize_long_side(pixels, long_side) - area).mean() < np.abs(aliased - area).mean()
+
+
+@pytest.mark.parametrize("long_side", [17, 31, 60, 77, 133])
+def test_a_mask_is_read_at_the_centres_of_its_new_pixels(long_side):
+    mask = np.random.default_rng(1).integers(0, 5, (40, 60), np.uint8)
+    view = View(long_side, False, (0.0, 0.0), 1000).mask(mask, ignore=9)
+    size = (long_side, round(long_side * 40 / 60))
+    expected = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(view[: size[1], : size[0]], expected)
 
 
 def test_small_image_is_repeated_outwards(pixels):

@@ -9,8 +9,8 @@ work with.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+from PIL import Image, ImageFilter
 
 CLASSES = ("beetle", "bird", "fish", "mouse", "turtle")
 _FINE = 2  # pictures are drawn this many times larger and averaged down
@@ -41,14 +41,14 @@ def demo_picture(seed: int, split: str, index: int, size: int = 128) -> tuple[np
     height, width = rng.integers(size - size // 8, size + size // 8, 2, endpoint=True)
     canvas, light = _ground(rng, int(height) * _FINE, int(width) * _FINE)
     labels = np.zeros(canvas.shape[:2], np.uint8)
-    ground = np.float32(cv2.mean(canvas)[:3])
+    ground = canvas.mean((0, 1))
     _clutter(rng, canvas, ground)
     # The first animal goes round the classes, so that every class is equally common however small the set.
     for number, (centre, scale) in enumerate(_places(rng, *canvas.shape[:2])):
         label = index % len(CLASSES) if number == 0 else int(rng.integers(len(CLASSES)))
         _animal(rng, canvas, labels, CLASSES[label], label + 1, centre, scale, ground)
     canvas *= light[..., None]
-    image = cv2.resize(canvas, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    image = sum(canvas[y::_FINE, x::_FINE] for y in range(_FINE) for x in range(_FINE)) / _FINE**2
     image += 2.5 * rng.standard_normal(image.shape, np.float32)  # sensor noise
     # Of the fine pixels of a pixel the one beside its centre says what it is.
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE].copy()
@@ -57,7 +57,7 @@ def demo_picture(seed: int, split: str, index: int, size: int = 128) -> tuple[np
 def _noise(rng: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
     """Smooth noise float32 [height, width], about -1..1, with blobs of about `cell` pixels."""
     coarse = rng.uniform(-1, 1, (height // cell + 3, width // cell + 3)).astype(np.float32)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,33 +76,52 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray, ground: np.ndarray) -
     """Pebbles, blades and flowers: things with edges that are of no class."""
     height, width = canvas.shape[:2]
     for _ in range(rng.integers(3, 9)):  # pebbles, in the ground's own colour, lighter or darker
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        axes = tuple(int(a) for a in rng.integers(4, 13, 2))
-        turn, shade = float(rng.uniform(0, 180)), float(rng.uniform(0.72, 1.28))
-        cv2.ellipse(
-            canvas,
-            (centre[0] + 1, centre[1] + 3),
-            axes,
-            turn,
-            0,
-            360,
-            (ground * 0.6).tolist(),
-            -1,
-            cv2.LINE_AA,
-        )
-        cv2.ellipse(canvas, centre, axes, turn, 0, 360, (ground * shade).tolist(), -1, cv2.LINE_AA)
+        centre = rng.integers(width), rng.integers(height)
+        axes = rng.integers(4, 13, 2)
+        turn, shade = np.radians(rng.uniform(0, 180)), rng.uniform(0.72, 1.28)
+        _paint_ellipse(canvas, (centre[0] + 1, centre[1] + 3), axes, turn, ground * 0.6)
+        _paint_ellipse(canvas, centre, axes, turn, ground * shade)
     for _ in range(rng.integers(4, 14)):  # blades
         start = rng.uniform(0, 1, 2) * (width, height)
         end = start + rng.uniform(-14, 14, 2) + (0, -16)
-        colour = (ground * rng.uniform(0.65, 1.3)).tolist()
-        cv2.line(canvas, start.astype(int).tolist(), end.astype(int).tolist(), colour, 2, cv2.LINE_AA)
+        _paint_line(canvas, start, end, ground * rng.uniform(0.65, 1.3))
     for _ in range(rng.integers(0, 4)):  # flowers
         centre, radius = rng.uniform(0, 1, 2) * (width, height), rng.uniform(4, 7)
         colour = _PETALS[rng.integers(len(_PETALS))]
         for angle in np.arange(5) * 2 * np.pi / 5 + rng.uniform(0, 1):
             petal = centre + radius * np.array([np.cos(angle), np.sin(angle)])
-            cv2.circle(canvas, petal.astype(int).tolist(), int(radius * 0.6), colour, -1, cv2.LINE_AA)
-        cv2.circle(canvas, centre.astype(int).tolist(), int(radius * 0.55), (150, 96, 40), -1, cv2.LINE_AA)
+            _paint_ellipse(canvas, petal, (0.5 * radius, 0.5 * radius), 0, colour)
+        _paint_ellipse(canvas, centre, (0.48 * radius, 0.48 * radius), 0, (150, 96, 40))
+
+
+def _paint_ellipse(canvas: np.ndarray, centre, axes, turn: float, colour) -> None:
+    """A filled ellipse at (x, y) with half axes in pixels, turned by radians; its edge is smoothed."""
+    reach = max(axes) + 2
+    patch, x, y = _around(canvas, np.subtract(centre, reach), np.add(centre, reach))
+    x, y = x - centre[0], y - centre[1]
+    u, v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    inside = (1 - np.hypot(u / axes[0], v / axes[1])) * min(axes)  # about the pixels to the edge
+    _blend(patch, inside, colour)
+
+
+def _paint_line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour) -> None:
+    """A line two pixels wide with round ends at (x, y); its edge is smoothed."""
+    patch, x, y = _around(canvas, np.minimum(start, end) - 3, np.maximum(start, end) + 3)
+    (dx, dy), x, y = end - start, x - start[0], y - start[1]
+    along = np.clip((x * dx + y * dy) / (dx**2 + dy**2), 0, 1)
+    _blend(patch, 1 - np.hypot(x - along * dx, y - along * dy), colour)
+
+
+def _around(canvas: np.ndarray, low, high) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(what of the canvas lies between two corners (x, y), its x [1, W], its y [H, 1])."""
+    (x0, y0), (x1, y1) = np.maximum(low, 0).astype(int), np.maximum(high, 0).astype(int)
+    patch = canvas[y0:y1, x0:x1]
+    return patch, x0 + np.arange(patch.shape[1])[None], y0 + np.arange(patch.shape[0])[:, None]
+
+
+def _blend(patch: np.ndarray, inside: np.ndarray, colour) -> None:
+    """Colour where `inside` [H, W], in pixels from the edge, is positive, and part of it half a pixel around 0."""
+    patch += np.clip(inside + 0.5, 0, 1)[..., None] * (colour - patch)
 
 
 def _places(rng: np.random.Generator, height: int, width: int) -> list[tuple[np.ndarray, float]]:
@@ -217,8 +236,8 @@ def _animal(
     body, head, eyes = _shape(name, u, v)
     whole = body | head
     shift = max(1, round(0.07 * scale))
-    shadow = cv2.GaussianBlur(np.roll(whole, (shift, shift), (0, 1)).astype(np.float32), (0, 0), 0.05 * scale)
-    patch *= 1 - 0.35 * shadow[..., None]
+    shadow = Image.fromarray(np.roll(whole, (shift, shift), (0, 1)).astype(np.uint8) * 255)
+    patch *= 1 - 0.35 / 255 * np.asarray(shadow.filter(ImageFilter.GaussianBlur(0.05 * scale)), np.float32)[..., None]
 
     colour = _body_colour(rng, ground)
     relief = 1.06 - 0.22 * np.clip(u**2 * 0.5 + v**2, 0, 1)  # rounded: darker towards the rim

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -241,5 +240,4 @@ def _same(item: Any) -> Any:
 def _single_threaded(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group; the main process ends the workers
         signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # the workers are the parallelism; a pool of threads in each only slows them down
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the workers are the parallelism; a pool of threads in each only slows them down
