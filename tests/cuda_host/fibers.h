@@ -27,7 +27,6 @@ struct Fiber {
   bool started;
   jmp_buf at;
   ucontext_t context;
-  char* stack;
 };
 
 struct Slot {
@@ -47,6 +46,7 @@ inline void (*body)();
 inline char message[512];
 
 constexpr size_t STACK = 256 * 1024;
+inline std::vector<char*> stacks;  // of the largest launch yet: a small one would take longest to map its own
 
 inline uint32_t random32() {  // xorshift
   random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
@@ -119,12 +119,16 @@ inline void fiber_main() {
 }
 
 inline void make_fibers(unsigned n) {
+  while (stacks.size() < n) {
+    char* const stack = (char*)map(STACK + 4096) + 4096;
+    mprotect(stack, STACK, PROT_READ | PROT_WRITE);
+    stacks.push_back(stack);
+  }
   fibers.assign(n, Fiber{});
-  for (Fiber& f : fibers) {
-    f.stack = (char*)map(STACK + 4096);
-    mprotect(f.stack + 4096, STACK, PROT_READ | PROT_WRITE);
+  for (unsigned t = 0; t < n; ++t) {
+    Fiber& f = fibers[t];
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack + 4096;
+    f.context.uc_stack.ss_sp = stacks[t];
     f.context.uc_stack.ss_size = STACK;
     f.context.uc_link = nullptr;
     makecontext(&f.context, fiber_main, 0);

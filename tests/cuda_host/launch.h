@@ -3,7 +3,6 @@
 
 #include <signal.h>
 
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -71,7 +70,6 @@ inline int run(const unsigned* grid, const unsigned* block, size_t shared, uint6
     if (buffers[i].data && !intact(buffers[i]))
       snprintf(message, sizeof message, "a write outside the tensor of argument %zu", i);
   munmap(dynamic.pages, dynamic.length);
-  for (Fiber& f : fibers) munmap(f.stack, STACK + 4096);
   fibers.clear();
   return message[0] != 0;
 }
@@ -114,50 +112,57 @@ const char* signature(void (*)(P...)) {
   return text;
 }
 
-// values: the arguments, pointers to tensors' data included; sizes: bytes of each tensor, 0 for a number.
-template <class... P>
-struct Launch {
-  static inline void (*kernel)(P...);
-  static inline std::tuple<P...> arguments;
+constexpr int MOST = 48;  // arguments of a kernel
+inline uint64_t arguments[MOST];
 
-  static int run(void (*k)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values,
-                 const size_t* sizes) {
-    kernel = k;
-    std::vector<Guarded> buffers(sizeof...(P));
-    set(values, sizes, seed & 1, buffers, std::index_sequence_for<P...>{});
-    body = [] { std::apply(kernel, arguments); };
-    const int rc = cuda_host::run(grid, block, shared, seed, buffers);
-    for (size_t i = 0; i < buffers.size(); ++i)
-      if (buffers[i].data) {
-        if (!rc && !buffers[i].constant) memcpy(*(void**)values[i], buffers[i].data, sizes[i]);
-        munmap(buffers[i].pages, buffers[i].length);
-      }
-    return rc;
+// values: the arguments, pointers to tensors' data included; sizes: bytes of each tensor, 0 for a number. `takes` says what
+// the kernel makes of them. Hardly a template here: they took half the time of compiling a source.
+struct Parameter {
+  bool pointer, constant;
+  size_t size;
+};
+
+inline int launch_guarded(const Parameter* takes, int n, const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed,
+                          void** values, const size_t* sizes) {
+  std::vector<Guarded> buffers(n);
+  for (int i = 0; i < n; ++i) {
+    if (!takes[i].pointer) {
+      memcpy(&arguments[i], values[i], takes[i].size);
+      continue;
+    }
+    Guarded& buffer = buffers[i] = guard(sizes[i], seed & 1);
+    memcpy(buffer.data, *(void**)values[i], sizes[i]);
+    memcpy(&arguments[i], &buffer.data, sizeof buffer.data);
+    buffer.constant = takes[i].constant;
+    if (buffer.constant) mprotect(buffer.pages + 4096, buffer.length - 8192, PROT_READ);
   }
+  const int rc = run(grid, block, shared, seed, buffers);
+  for (int i = 0; i < n; ++i)
+    if (buffers[i].data) {
+      if (!rc && !buffers[i].constant) memcpy(*(void**)values[i], buffers[i].data, sizes[i]);
+      munmap(buffers[i].pages, buffers[i].length);
+    }
+  return rc;
+}
+
+template <class... P>
+struct Kernel {
+  static inline void (*kernel)(P...);
 
   template <size_t... I>
-  static void set(void** values, const size_t* sizes, bool left, std::vector<Guarded>& buffers, std::index_sequence<I...>) {
-    arguments = std::tuple<P...>(argument<P>(values[I], sizes[I], left, buffers[I])...);
-  }
-
-  template <class V>
-  static V argument(void* from, size_t size, bool left, Guarded& buffer) {
-    if constexpr (std::is_pointer_v<V>) {
-      buffer = guard(size, left);
-      memcpy(buffer.data, *(void**)from, size);
-      buffer.constant = std::is_const_v<std::remove_pointer_t<V>>;
-      if (buffer.constant) mprotect(buffer.pages + 4096, buffer.length - 8192, PROT_READ);
-      return (V)buffer.data;
-    } else {
-      return *(V*)from;
-    }
+  static void call(std::index_sequence<I...>) {
+    kernel(*(P*)&arguments[I]...);
   }
 };
 
 template <class... P>
 int launch(void (*kernel)(P...), const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, void** values,
            const size_t* sizes) {
-  return Launch<P...>::run(kernel, grid, block, shared, seed, values, sizes);
+  static_assert(sizeof...(P) <= MOST);
+  const Parameter takes[] = {{std::is_pointer_v<P>, std::is_const_v<std::remove_pointer_t<P>>, sizeof(P)}...};
+  Kernel<P...>::kernel = kernel;
+  body = [] { Kernel<P...>::call(std::index_sequence_for<P...>{}); };
+  return launch_guarded(takes, sizeof...(P), grid, block, shared, seed, values, sizes);
 }
 
 }  // namespace cuda_host

@@ -1,17 +1,22 @@
 // Numbers. The fast intrinsics are exact here: the tests of a kernel that uses them need the tolerance of the GPU's.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "language.h"
 
 using std::fma;
-using std::max;
-using std::min;
-inline long long max(long long a, int b) { return std::max(a, (long long)b); }
-inline long long min(long long a, int b) { return std::min(a, (long long)b); }
+template <class V>  // those of <algorithm>, a header that takes longer to compile than a kernel
+V max(V a, V b) {
+  return a < b ? b : a;
+}
+template <class V>
+V min(V a, V b) {
+  return b < a ? b : a;
+}
+inline long long max(long long a, int b) { return max(a, (long long)b); }
+inline long long min(long long a, int b) { return min(a, (long long)b); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
