@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_times_and_ratios(session):
         ratio = table["slow", mode]["median"] / table["ours", mode]["median"]
         assert table["slow", mode]["ratio"] == pytest.approx(ratio) and ratio > 1
         assert table["fast", mode]["ratio"] < 1
-    assert table["slow", "backward"]["median"] < 0.2  # the call of autograd alone
+    assert table["slow", "backward"]["p20"] < 0.2  # the call of autograd alone
     line = table["fast", "forward"]
     assert line["p20"] <= line["median"] <= line["p80"] and line["runs"] >= 5
     assert line["bandwidth"] == pytest.approx(2 * 4 * 64 * 64 * 4 / line["median"])
@@ -166,8 +167,10 @@ def test_peak_memory_of_known_calls():
 
 
 def test_laps_and_bandwidth():
-    marks = laps(lambda mark: [mark(), mark(), mark()], CPU)
-    assert len(marks) == 2 and all(0 <= lap < 0.1 for lap in marks)
+    start = time.perf_counter()
+    marks = laps(lambda mark: [mark(), time.sleep(0.05), mark(), mark()], CPU)
+    assert len(marks) == 2 and marks[0] >= 0.05 and marks[1] >= 0
+    assert sum(marks) <= time.perf_counter() - start
     assert 1e8 < copy_bandwidth(CPU) < 1e13
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from camguide_fast.errors import UserError
 from camguide_fast.ranks import Where
 
 rank = int(sys.argv[1])
-dist.init_process_group("gloo", f"file://{sys.argv[2]}", timedelta(seconds=60), world_size=2, rank=rank)
+dist.init_process_group("gloo", f"file://{sys.argv[2]}", timedelta(hours=1), world_size=2, rank=rank)
 where = Where(torch.device("cpu"), rank, 2)
 
 
@@ -48,15 +47,14 @@ run_cli(work)
 
 def test_all_fail_together(tmp_path):
     command = [sys.executable, "-c", RANK]
-    started = time.monotonic()
     ranks = [
         subprocess.Popen([*command, str(rank), tmp_path / "meet"], stdout=-1, stderr=-1, text=True) for rank in (0, 1)
     ]
-    ends = [(*rank.communicate(timeout=120), rank.returncode) for rank in ranks]
+    # In time: nobody waited for the hour that the group allows.
+    ends = [(*rank.communicate(timeout=600), rank.returncode) for rank in ranks]
     assert [(out, code) for out, _, code in ends] == [("first\n", 2)] * 2, ends
     assert "error: process 1 of 2 failed: no such image\n" in ends[0][1]
     assert "error: no such image\n" in ends[1][1]
-    assert time.monotonic() - started < 55  # nobody waited for a timeout
 
 
 def test_alone():

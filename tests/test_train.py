@@ -220,7 +220,7 @@ def test_two_processes_share_a_run(demo, tmp_path):
         [*launch, "-m", "camguide_fast.train", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
