@@ -1,6 +1,6 @@
 """Do the stages pay? Trains named variants of the pipeline and shows what each is worth.
 
-    python bench/quality.py --data voc_animals --weights resnet18_partial --variants base crop-224 no-edge --seeds 0 1 2
+    python bench/quality.py --data voc_animals --variants base crop-224 no-edge --seeds 0 1 2
 
 A variant is a few changes to a preset (bench/_variants.py). What two runs have in common is trained once: a stage is
 taken from any earlier run in which everything that it depends on was the same. Stopped anywhere, the same command goes
@@ -30,7 +30,7 @@ from camguide_fast.fit import Where
 from camguide_fast.models import logits
 from camguide_fast.multi_scale import scale_maps
 from camguide_fast.pipeline import Args, Run
-from camguide_fast.presets import PRESETS
+from camguide_fast.presets import PRESETS, WEIGHTS
 from camguide_fast.results import read_rows
 from camguide_fast.tags import mean_average_precision
 
@@ -44,8 +44,8 @@ class Study:
 
     data: Path
     """A data set whose images have tags and masks."""
-    weights: Path | None = None
-    """Pretrained trunk, as in camguide_fast.train."""
+    weights: Literal["imagenet"] | Path | None = None
+    """Pretrained trunk, as in camguide_fast.train [that of the preset]."""
     variants: tuple[str, ...] = ("base",)
     seeds: tuple[int, ...] = (0,)
     until: Literal[STAGES] = "final"
@@ -98,7 +98,8 @@ def one_run(study: Study, name: str, seed: int) -> dict:
     inference = replace(config.inference, splits=(study.score_split,), fit_split=study.fit_split)
     config = replace(config, inference=inference)
     folder = study.out / f"{study.preset}-{name.replace('/', '_')}-s{seed}"
-    args = Args(data=study.data, out=folder, weights=study.weights, seed=seed, config=config, resume=True)
+    weights = study.weights or WEIGHTS.get(study.preset)
+    args = Args(data=study.data, out=folder, weights=weights, seed=seed, config=config, resume=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(args))
     keys = stage_keys(args, STAGES)

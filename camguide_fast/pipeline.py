@@ -44,8 +44,9 @@ class Args:
     """Tagged images: a VOC tree, or a folder with tags.csv / tags.json. Without it the demo set is generated."""
     out: Path | None = None
     """The run's folder [runs/<name of the data>]."""
-    preset: Literal["default", "paper", "small", "demo"] | None = None
-    """Where all settings below start from [demo without --data, else default]."""
+    preset: Literal["default", "paper", "small", "demo", "demo-scratch"] | None = None
+    """Where all settings below start from [with --data default; without it demo, or demo-scratch where no ImageNet
+    weights are installed]."""
     stages: tuple[StageName, ...] = get_args(StageName)
     """Which stages to run; earlier ones must be in the run's folder."""
     split: str = "train"
@@ -148,7 +149,7 @@ class Run:
         net = AffinityNet(build_trunk(arch))
         path = self._trunk_path(source)
         if path and not any(name.startswith("backbone.") for name in load_weights(net, path).missing):
-            return net, str(path)
+            return net, path.name
         trained, _ = load_model(self.checkpoint(source))
         net.backbone.load_state_dict(trained.backbone.state_dict())
         return net, source

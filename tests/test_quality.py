@@ -172,7 +172,7 @@ def test_lines_of_other_data_and_presets_are_kept(tmp_path, monkeypatch):
     "asked, said",
     [
         (["--variants", "bas"], "error: --variants: expected base | crop-224"),
-        (["--preset", "tiny"], "error: --preset: expected default | paper | small | demo, got tiny"),
+        (["--preset", "tiny"], "error: --preset: expected default | paper | small | demo | demo-scratch, got tiny"),
         (["--data", "nowhere"], "error: nowhere"),
         (["--until", "stage4"], "invalid choice"),
         (["--variants"], "error: --variants: expected some of base | crop-224"),

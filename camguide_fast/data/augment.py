@@ -15,7 +15,7 @@ def resize_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
     # half as long as bicubic, which Puzzle-CAM has.
     grows = long_side > max(image.shape[:2])
     resample = Image.Resampling.BICUBIC if grows else Image.Resampling.HAMMING
-    return np.asarray(Image.fromarray(image).resize((width, height), resample))
+    return np.array(Image.fromarray(image).resize((width, height), resample))
 
 
 def scaled_size(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
