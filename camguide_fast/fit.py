@@ -5,10 +5,7 @@ are seeded from (seed, stage, iteration, rank) before each step. So position, we
 are the whole state.
 """
 
-import signal
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from . import config
 from .checkpoint import load_state, save_state
 from .data import TrainLoader
+from .interrupts import Interrupts
 from .models import CamGuideNet, CamNet, evaluating, logits
 from .optim import Schedule, build_optimizer
 from .precision import enabled
@@ -66,12 +64,12 @@ def fit(
         stateful["average"] = average
     result = average.module if average else job.net
     path = folder / "checkpoints" / f"{job.name}.state.pt"
-    step, best = 0, {"map": -1.0, "net": {}}
+    step, epoch, best = 0, 0, {"map": -1.0, "net": {}}  # epochs count when they are measured
     if path.exists():
         state = load_state(path)
         for name, part in stateful.items():
             part.load_state_dict(state[name])
-        step, best = state["step"], state["best"]
+        step, epoch, best = state["step"], state["epoch"], state["best"]
     module = DistributedDataParallel(job.module) if where.world > 1 else job.module
     log = RunLog(
         folder,
@@ -87,15 +85,15 @@ def fit(
         if where.first:
             save_state(
                 path,
-                {"step": step, "best": best, **{name: part.state_dict() for name, part in stateful.items()}},
+                {"step": step, "epoch": epoch, "best": best}
+                | {name: part.state_dict() for name, part in stateful.items()},
             )
 
-    with _interrupts() as interrupted:
-        while step < total:
-            epoch = step // steps
+    with Interrupts(save) as interrupts:
+        while epoch < settings.epochs:
             job.module.train()
             skipped: list[str] = []
-            for batch in loader.epoch(epoch, step % steps):
+            for batch in interrupts.between(loader.epoch(epoch, step - epoch * steps)):
                 _seed(seed, job.name, step, where.rank)
                 skipped += batch["skipped"]
                 with _autocast(settings, where.device):
@@ -110,27 +108,25 @@ def fit(
                     average.update_parameters(job.net)
                 step += 1
                 log.iteration(step, epoch, {n: p.detach() for n, p in parts.items() if n != "logits"}, lr)
-                if step % steps and (interrupted or step % save_every == 0):
+                if step % steps and step % save_every == 0:
                     save()
-                    if interrupted:
-                        raise KeyboardInterrupt
-            measured = on_epoch(result) if on_epoch else {}
-            if job.select:
-                measured["map"] = score = mean_average_precision(*tag_scores(result, loader, settings, where))
-                if score >= best["map"]:  # ties: the later
-                    best = {
-                        "map": score,
-                        "net": {name: value.clone() for name, value in result.state_dict().items()},
-                    }
+            with interrupts.welcome():
+                measured = on_epoch(result) if on_epoch else {}
+                if job.select:
+                    measured["map"] = mean_average_precision(*tag_scores(result, loader, settings, where))
+            if job.select and measured["map"] >= best["map"]:  # ties: the later
+                best = {
+                    "map": measured["map"],
+                    "net": {name: value.clone() for name, value in result.state_dict().items()},
+                }
             if skipped:
                 measured["skipped"] = len(skipped)
                 log.say(f"epoch {epoch + 1}: {len(skipped)} broken images skipped: {', '.join(skipped)}")
-            save()  # an epoch's end is saved with its selection, never between the two
-            log.event(step, epoch, event="epoch", **measured)
+            epoch += 1
+            save()
+            log.event(step, epoch - 1, event="epoch", **measured)
             shown = {**log.last, **measured}
-            log.say(f"epoch {epoch + 1}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in shown.items()))
-            if interrupted:
-                raise KeyboardInterrupt
+            log.say(f"epoch {epoch}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in shown.items()))
     log.close()
     job.net.load_state_dict(best["net"] or result.state_dict())
 
@@ -163,23 +159,3 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 def _autocast(settings: config.Stage, device: torch.device):
     return torch.autocast(device.type, enabled=enabled(settings.amp, device))  # fp16 on CUDA, bf16 on CPU
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """A list that is non-empty after the first Ctrl-C (or SIGTERM), so that a step is never cut in two. The second
-    one is immediate."""
-    caught: list[int] = []
-    before = {}
-
-    def handle(number: int, frame) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
