@@ -1,4 +1,4 @@
-"""What all tests share: the real data beside the checkout; the GPU, or else the interpreter of Triton."""
+"""What all tests share: the real data beside the checkout; the GPU, or else the interpreter of Triton; the cores."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,11 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of triton: kernels run on CPU tensors
+
+SHARES_CORES = "PYTEST_XDIST_WORKER" in os.environ  # as one of several processes
+if SHARES_CORES:  # a process on each core: threads would only wait for those of the others
+    torch.set_num_threads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # for what the tests start, too
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOC = _SHARED / "data" / "voc_animals"  # VOC layout, 5 classes, labels.json
@@ -59,6 +64,18 @@ def same_bits_on_any_threads():
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
     return check
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`pytest` by itself runs all tests on all cores. What the command line names starts at once, in one process."""
+    if SHARES_CORES or not config.pluginmanager.hasplugin("xdist"):  # or each process would start as many again
+        return
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword
+    if config.option.numprocesses is None and not named:
+        # A file stays in one process, with what its tests share, until another process has nothing left to do.
+        config.option.numprocesses, config.option.dist = "auto", "worksteal"
+        config.option.maxprocesses = config.option.maxprocesses or 8  # a gigabyte each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
