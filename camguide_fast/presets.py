@@ -96,13 +96,13 @@ def demo() -> Config:
     classify = Classification(epochs=4, optimizer=adam, **shared)
     return Config(
         data=Data(crop=128, long_side=(128, 192)),
-        network=Network(student="efficientnet_lite0", teacher="efficientnet_lite0", width=64, dropout=0.0),
+        network=Network(student="efficientnet_lite0", teacher="efficientnet_lite2", width=64, dropout=0.0),
         baseline=classify,
         teacher=classify,
-        stage1=Distillation(epochs=4, optimizer=adam, cls_loss="hinge", **shared),
+        stage1=Distillation(epochs=3, optimizer=adam, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=1,
-            optimizer=replace(adam, lr=2e-5),
+            optimizer=replace(adam, lr=1e-4),
             lambda_cls=0.0,
             lambda_reg=1.0,
             **shared | {"batchnorm": "eval"},
