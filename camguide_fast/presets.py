@@ -93,13 +93,12 @@ def demo() -> Config:
     """The generated set, from ImageNet weights, in minutes on two cores."""
     adam = Optimizer("adam", lr=3e-4)
     shared = dict(batch_size=16, batchnorm="eval-loaded")
-    classify = Classification(epochs=4, optimizer=adam, **shared)
     return Config(
         data=Data(crop=128, long_side=(128, 192)),
         network=Network(student="efficientnet_lite0", teacher="efficientnet_lite2", width=64, dropout=0.0),
-        baseline=classify,
-        teacher=classify,
-        stage1=Distillation(epochs=3, optimizer=adam, cls_loss="hinge", **shared),
+        baseline=Classification(epochs=4, optimizer=adam, **shared),
+        teacher=Classification(epochs=3, optimizer=adam, **shared),
+        stage1=Distillation(epochs=2, optimizer=adam, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=1,
             optimizer=replace(adam, lr=1e-4),
@@ -108,20 +107,20 @@ def demo() -> Config:
             **shared | {"batchnorm": "eval"},
         ),
         stage3=Refinement(
-            epochs=3,
+            epochs=2,
             crop=160,
             long_side=(160, 240),
             optimizer=Optimizer("adam", lr=2e-5, new_scale=50),
             average=0.9,
-            low=0.3,
-            high=0.5,
+            low=0.5,
+            high=0.75,
             **shared | {"batchnorm": "eval"},
         ),
         affinity=Affinity(
             batch_size=16,
             optimizer=Optimizer("adam", lr=5e-3, new_scale=1),
-            foreground=0.5,
-            background=0.2,
+            foreground=0.75,
+            background=0.4,
         ),
         walk=Walk(log2_steps=4),  # n steps reach sqrt(n) cells: a quarter of VOC's image size, a sixteenth of its steps
         inference=Inference(scales=(1.0, 1.5), fit_split="train:48", target_sample=16),
@@ -138,10 +137,11 @@ def demo_scratch() -> Config:
         network=Network(student="resnet18", teacher="resnet18", width=64, dropout=0.0),
         baseline=classify,
         teacher=classify,
-        stage1=replace(base.stage1, optimizer=scratch, batchnorm="train"),
+        stage1=replace(base.stage1, epochs=5, optimizer=scratch, batchnorm="train"),
         stage2=replace(base.stage2, optimizer=replace(scratch, lr=1e-4)),
         stage3=replace(
             base.stage3,
+            epochs=4,
             crop=96,
             long_side=(96, 144),
             optimizer=Optimizer("adam", lr=1e-5, new_scale=1000),
@@ -149,6 +149,7 @@ def demo_scratch() -> Config:
             high=0.4,
         ),
         affinity=replace(base.affinity, foreground=0.3, background=0.01),
+        inference=replace(base.inference, scales=(0.75, 1.0)),
     )
 
 

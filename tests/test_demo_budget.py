@@ -59,10 +59,10 @@ def operations(config: Config) -> Iterator[tuple[str, float]]:
     yield "walk", scored * 2 * forward(edges, SIDE)
 
 
-@pytest.mark.parametrize("preset", ["demo", "demo-scratch"])
-def test_the_demo_has_at_most_12_tera_operations(preset):
+@pytest.mark.parametrize(("preset", "most"), [("demo", 12), ("demo-scratch", 21)])  # ResNet's are twice as fast
+def test_tera_operations_of_the_demo(preset, most):
     with torch.device("meta"):  # shapes alone
         parts = dict(operations(PRESETS[preset]()))
     total = sum(parts.values()) / 1e12
     print(f"{preset}: {total:.1f}", {name: round(value / 1e12, 2) for name, value in parts.items()})
-    assert 2 < total <= 12, parts
+    assert most / 2 < total <= most, parts
