@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoint import ModelCard, write_atomic
-from .data import FullImages, Record, Split, full_images, write_mask
+from .data import FullImages, Record, Split, Workers, full_images, write_mask
 from .errors import DataError, UserError
 from .multi_scale import MAX_SIDE, SCALES, mean_logits, merge_maps, scale_maps
 from .scores import label_map
@@ -69,7 +69,7 @@ class CamReport:
     skipped: list[str] = field(default_factory=list)  # broken
 
 
-def images_only(split: Split, workers: int = 2, skip_bad: bool = False) -> FullImages:
+def images_only(split: Split, workers: Workers = "auto", skip_bad: bool = False) -> FullImages:
     """`full_images` without masks: no business of inference, a broken one least of all."""
     return full_images(replace(split, records=tuple(replace(r, mask=None) for r in split)), workers, skip_bad)
 
@@ -117,7 +117,7 @@ def write_cams(
     max_side: int = MAX_SIDE,
     rank: int = 0,
     world: int = 1,
-    workers: int = 2,
+    workers: Workers = "auto",
     skip_bad: bool = False,
     progress: bool = True,
 ) -> CamReport:
@@ -131,7 +131,7 @@ def write_cams(
         scales, flip, amp, max_side: see `multi_scale.scale_maps`.
         labels: "given": the tags of the split. "predicted": see `each_cam`.
         rank, world: this process makes every `world`-th image.
-        workers: processes that read images.
+        workers: threads that read ahead; 0 reads when asked.
         skip_bad: leave images out that do not decode, and name them in the result.
 
     Raises:
@@ -180,7 +180,7 @@ class SavedCams:
     With `skip_bad` off an image or a file that is missing, broken or of another size is a DataError.
     """
 
-    def __init__(self, split: Split, cam_dir: Path, workers: int = 2, skip_bad: bool = False):
+    def __init__(self, split: Split, cam_dir: Path, workers: Workers = "auto", skip_bad: bool = False):
         self.images, self.cam_dir = images_only(split, workers, skip_bad), Path(cam_dir)
         self.skip_bad, self.classes = skip_bad, len(split.classes)
         self.skipped: list[str] = []

@@ -32,8 +32,8 @@ class Data:
     """Side of the square crop, pixels."""
     long_side: tuple[int, int] = (320, 640)
     """The image's long side is drawn from this range before the crop, pixels."""
-    workers: int = 4
-    """Loader processes; 0 loads in the main process. Does not change the result."""
+    workers: int | Literal["auto"] = "auto"
+    """Threads that read ahead; 0 reads between the steps. Does not change the result."""
 
 
 @dataclass(frozen=True)

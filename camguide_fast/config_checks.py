@@ -27,7 +27,7 @@ _SCALES: Rule = (lambda x: len(x) > 0 and all(0 < s <= 8 for s in x), "one or mo
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("epochs", "batch_size", "crf_every", "segments", "width", "radius", "patience"), _at_least(1)),
-    **dict.fromkeys(("workers", "crf_iterations", "walk_iterations", "iterations", "target_sample"), _at_least(0)),
+    **dict.fromkeys(("crf_iterations", "walk_iterations", "iterations", "target_sample"), _at_least(0)),
     **dict.fromkeys(("weight_decay", "beta", "puzzle_alpha", "power"), _at_least(0)),
     **dict.fromkeys(("lambda_cls", "lambda_reg", "lambda_crf", "lambda_edge", "lambda_rw", "lambda_loc"), _at_least(0)),
     **dict.fromkeys(("lr", "new_scale", "bias_scale", "eps", "walk_sigma", "smooth", "factor"), _ABOVE_0),
@@ -35,6 +35,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("average", "dropout", "momentum"), _within(0, 1)),
     **dict.fromkeys(("gt_prob", "crf_gt_prob"), _PROBABILITY),
     **dict.fromkeys(("gaussian", "bilateral", "crf_gaussian", "crf_bilateral"), _TERM),
+    "workers": (lambda x: x == "auto" or x >= 0, '"auto" or at least 0'),
     "crop": _at_least(32),
     "window": (lambda x: x >= 1 and x % 2 == 1, "an odd number of cells"),
     "closing": (lambda x: x >= 0, "0, or a kernel in pixels"),

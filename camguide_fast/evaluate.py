@@ -19,7 +19,9 @@ from . import ops
 from .cam_files import Labels, read_cam, write_cams
 from .checkpoint import load_model, write_json
 from .cli import option, parse, pick_device, run_cli
-from .data import Record, Split, open_split, read_mask
+from .config import Data
+from .config_checks import check_settings
+from .data import Record, Split, Workers, open_split, read_mask
 from .errors import DataError, UserError
 from .paper_tables import paper_tables
 from .results import NOWHERE, Row, format_table, merge_rows, read_rows
@@ -195,6 +197,8 @@ class Args:
     """Keep the CAMs here, <stage>/<split>/<name>.npz, and use those of this checkpoint that are there."""
     skip_bad: bool = False
     """Leave out broken images and those without mask, counted, instead of stopping."""
+    workers: Workers = "auto"
+    """Threads that read images ahead; 0 reads when asked. Does not change the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there is a GPU."""
 
@@ -206,6 +210,7 @@ def evaluate(args: Args) -> None:
         return
     if args.checkpoint is None or args.data is None:
         raise UserError("--checkpoint and --data: expected both, or --table")
+    check_settings(Data(workers=args.workers))
     device = pick_device(args.device)
     if args.fit_split == args.split:
         raise UserError(f"--fit-split {args.fit_split}: is the scored split, on which thresholds are fitted anyway")
@@ -234,6 +239,7 @@ def evaluate(args: Args) -> None:
                 labels=args.labels,
                 device=device,
                 amp=amp,
+                workers=args.workers,
                 skip_bad=args.skip_bad,
             )
             if report.skipped:

@@ -37,9 +37,9 @@ from .cam_files import (
 )
 from .checkpoint import ModelCard, load_model, read_json, write_atomic
 from .cli import option, parse, pick_device, run_cli
-from .config import Crf, Inference, Walk
+from .config import Crf, Data, Inference, Walk
 from .config_checks import check_settings
-from .data import Record, Split, find_tag_file, mask_made_by, open_images
+from .data import Record, Split, Workers, find_tag_file, mask_made_by, open_images
 from .data.labels import read_name_lists, tag_indices
 from .data.tagged_folder import read_csv
 from .errors import DataError, UserError
@@ -107,6 +107,8 @@ class Args:
     """Also write <out>/overlays/<name>.jpg, the masks laid over the photographs."""
     skip_bad: bool = False
     """Leave out images that do not decode, counted and named, instead of stopping."""
+    workers: Workers = "auto"
+    """Threads that read images ahead; 0 reads when asked. Does not change the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there is a GPU."""
 
@@ -196,6 +198,7 @@ def infer(args: Args) -> None:
 
 def _check(args: Args) -> None:
     check_settings(args.walk, "walk")
+    check_settings(Data(workers=args.workers))
     if args.scales is not None:
         check_settings(Inference(scales=args.scales))
     if (args.checkpoint is None) == (args.cams is None):
@@ -227,9 +230,9 @@ def _source(
 ) -> tuple[Iterable[ImageCams], Callable[[], list[str]]]:
     """The images' CAMs, made or read, and afterwards the names of those left out."""
     if model is None:
-        saved = SavedCams(split, args.cams, skip_bad=args.skip_bad)
+        saved = SavedCams(split, args.cams, args.workers, args.skip_bad)
         return saved, lambda: saved.skipped
-    images = images_only(split, skip_bad=args.skip_bad)
+    images = images_only(split, args.workers, args.skip_bad)
     return each_cam(model, card, images, settings), lambda: images.skipped
 
 

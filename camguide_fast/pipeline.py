@@ -128,7 +128,7 @@ class Run:
         self._check_classes(card, source)
         self.scores.make_cams(source, [self.split], "given")
         labels = self.folder / "affinity" / self.split.name.replace(":", "_")
-        share = Share(self.where.rank, self.where.world, skip_bad=self.args.skip_bad)
+        share = Share(self.where.rank, self.where.world, self.config.data.workers, self.args.skip_bad)
         with self.where.apart():
             cams = self.scores.cams(source, self.split)
             write_affinity_labels(cams, self.split, labels, settings, self.where.device, share)

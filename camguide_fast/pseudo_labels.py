@@ -17,7 +17,7 @@ from . import ops
 from .cam_files import CamReport, ImageCams, SavedCams, cam_made_by, save_cam, save_mask, weights_digest
 from .checkpoint import ModelCard
 from .config import Affinity, Crf, Walk
-from .data import Split, mask_made_by
+from .data import Split, Workers, mask_made_by
 from .models import AffinityNet
 from .multi_scale import MAX_SIDE
 from .scores import label_map
@@ -81,7 +81,7 @@ class Share:
 
     rank: int = 0
     world: int = 1
-    workers: int = 2
+    workers: Workers = "auto"
     skip_bad: bool = False
     """Leave out images and CAMs that are missing or broken, and name them in the report."""
 

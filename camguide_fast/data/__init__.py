@@ -11,6 +11,7 @@ from .images import IGNORE, VOC_PALETTE, mask_made_by, read_image, read_mask, wr
 from .loader import FullImages, TrainLoader, TrainSet, full_images, train_loader
 from .split import Record, Split
 from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder
+from .threads import Workers, loading_threads
 from .voc import VOC_CLASSES, is_voc, open_voc
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "Split",
     "TrainLoader",
     "TrainSet",
+    "Workers",
     "full_images",
+    "loading_threads",
     "make_demo",
     "mask_made_by",
     "open_images",
