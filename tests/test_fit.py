@@ -89,9 +89,14 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(split, tmp_path, settings):
     assert ends[0] == ends[1] and len(ends[0]) == 2
 
 
-def test_ctrl_c_saves_the_step_and_raises(split, tmp_path):
+@pytest.fixture(scope="module")
+def whole(split, tmp_path_factory) -> dict:
+    """The weights that an uninterrupted training with SETTINGS ends with."""
+    return run(split, tmp_path_factory.mktemp("whole"), SETTINGS)
+
+
+def test_ctrl_c_saves_the_step_and_raises(split, whole, tmp_path):
     before = signal.getsignal(signal.SIGINT)
-    whole = run(split, tmp_path / "whole", SETTINGS)
     job = make_job(SETTINGS)
     forward = job.module.forward
 
@@ -111,11 +116,9 @@ def test_ctrl_c_saves_the_step_and_raises(split, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_signal_while_a_batch_is_waited_for_ends_at_once(split, tmp_path, monkeypatch, number, workers):
+@pytest.mark.parametrize("number, workers", [(signal.SIGINT, 0), (signal.SIGTERM, 2)])
+def test_a_signal_while_a_batch_is_waited_for_ends_at_once(split, whole, tmp_path, monkeypatch, number, workers):
     """A disk that hangs from the fifth batch of four on: the four steps are saved, and go on to the same weights."""
-    whole = run(split, tmp_path / "whole", SETTINGS)
     read, calls, never = loader_module.read_image, [], threading.Event()
 
     def hangs(path):
