@@ -49,6 +49,15 @@ def _seed() -> None:
 
 
 @pytest.fixture
+def several_threads():
+    """Three of them inside the ops, on any machine and beside other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def same_bits_on_any_threads():
     """check(f): the tensors that f() returns are the same bits with one thread, with two, once more, and with three."""
 

@@ -53,6 +53,7 @@ def test_equals_the_loop(implementation, shape, classes, pred_dtype, target_dtyp
     assert outside == expected_outside
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_many_pixels_on_several_threads():
     pred, target = runs(1_000_003, 21), runs(1_000_003, 21)
     cells = torch.bincount(target * 21 + pred, minlength=21 * 21).view(21, 21)

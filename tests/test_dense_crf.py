@@ -169,6 +169,7 @@ def test_same_bits_with_any_number_of_threads_and_under_autocast(labels):
         assert torch.equal(ops.dense_crf(prob, image), expected)
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_callers_in_several_threads():
     """More sizes than lattices are kept, in turn and at once."""
     cases = [case((20 + i, 30), dtype=torch.float32) for i in range(7)]

@@ -44,6 +44,7 @@ def test_equals_the_loop(shape, dtype, label_dtype):
     assert torch.equal(ops.stochastic_mask(strided, label, 0.2, 0.9, seeded()), mask)
 
 
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_equals_twin(dtype):
     """Images of more than one block, some shown in the last pixel alone; thresholds that are values of the cam."""

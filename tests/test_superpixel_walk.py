@@ -258,6 +258,7 @@ def test_threads_do_not_matter(same_bits_on_any_threads, batch, size):
     same_bits_on_any_threads(both)
 
 
+@pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("op", ["superpixel_graph", "superpixel_random_walk"])
 def test_a_label_too_large_under_compile(op):
     """Nobody looks at the labels before the op there: the message has to come from it, whatever thread has met them."""
