@@ -44,7 +44,8 @@ def operations(config: Config) -> Iterator[tuple[str, float]]:
         yield name, TRAIN * (3 * stage.epochs + 1) * forward(model, config.data.crop)  # + 1: tag thresholds
         yield f"{name}'s CAMs", cams(model, scored)
     for name, views in (("stage1", 2), ("stage2", 1)):
-        stage, crop = getattr(config, name), config.data.crop
+        stage = getattr(config, name)
+        crop = stage.crop or config.data.crop
         step = 3 * views * forward(student, crop) + forward(teacher, crop) + forward(student, crop)  # + selection
         yield name, TRAIN * (stage.epochs * step + forward(student, crop))
         yield f"{name}'s CAMs", cams(student, scored)
