@@ -92,8 +92,8 @@ def small() -> Config:
 def demo() -> Config:
     """The generated set, from ImageNet weights, in minutes on two cores.
 
-    Its maps of 8 x 8 cells are cut best at .65, not at the .2 of photographs: stage 3's thresholds and AffinityNet's lie
-    around that.
+    Its maps, of 8 x 8 cells, are best cut at .65 where those of photographs are at .2: the thresholds of stage 3 and of
+    AffinityNet's labels lie around that.
     """
     adam = Optimizer("adam", lr=3e-4)
     shared = dict(batch_size=16, batchnorm="eval-loaded", average=0.95)
