@@ -266,6 +266,6 @@ def restore(hint: object, value: object) -> object:
         return tuple(value)
     if hint is Amp and isinstance(value, bool):  # runs from before there was "auto"
         return "on" if value else "off"
-    if value in get_args(hint):  # "imagenet", where a path may stand too
+    if any(value in get_args(kind) for kind in get_args(hint)):  # "imagenet", where a path may stand too
         return value
     return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value

@@ -128,7 +128,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(argv, message, demo, tmp_path, 
         (["--baseline.batch-size", "0"], "--baseline.batch-size: expected at least 1"),
         (["--stage1.optimizer.lr", "-1"], "--stage1.optimizer.lr: expected a number above 0"),
         (["--stage2.average", "2"], "--stage2.average: expected at least 0 and less than 1"),
-        (["--stage3.low", ".6"], "--stage3.low: expected at most --stage3.high"),
+        (["--stage3.low", ".9"], "--stage3.low: expected at most --stage3.high"),
         (["--stage3.window", "4"], "--stage3.window: expected an odd number"),
         (["--data.long-side", "96", "64"], "--data.long-side: expected two numbers of pixels, the smaller first"),
         (["--data.crop", "1"], "--data.crop: expected at least 32"),
@@ -178,6 +178,7 @@ def test_imagenet_stands_in_the_settings_of_the_run(demo, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "run/config.json").read_text())["weights"] == "imagenet"
     assert call(monkeypatch, "--out", tmp_path / "run", "--resume") == 0
     assert call(monkeypatch, *arguments, "--resume") == 0
+    assert train._parse(["--out", str(tmp_path / "run"), "--resume"]).weights == "imagenet"  # and no path of that name
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resumed"])
