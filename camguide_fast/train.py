@@ -70,8 +70,8 @@ def _precision(config: Config, device: torch.device, resumed: bool) -> str:
 
 
 def _threads(loading: int) -> str:
-    reading = f"{loading} more read images ahead" if loading else "images are read between the steps"
-    return f"{torch.get_num_threads()} threads compute, {reading}"
+    reading = f"ahead on {loading} more" if loading else "between the steps"
+    return f"computing on {torch.get_num_threads()} threads, reading images {reading}"
 
 
 def _counts(split: Split) -> dict[str, int]:

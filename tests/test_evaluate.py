@@ -246,6 +246,7 @@ def test_command_refuses(data, checkpoint, tmp_path, monkeypatch, capsys):
         (dict(out=tmp_path / "results.json"), "not a list of results"),
         (dict(checkpoint=tmp_path / "none"), "no such checkpoint"),
         (dict(scales=(-1.0,)), "scales"),
+        (dict(workers=-1), '--workers: expected "auto" or at least 0, got -1'),
     ]
     for change, message in cases:
         with pytest.raises(UserError, match=message):

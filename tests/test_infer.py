@@ -361,6 +361,7 @@ def test_command_refuses(run, tmp_path):
         (dict(threshold=1.5), "from 0 to 1, got 1.5"),
         (dict(closing=4), "odd number"),
         (dict(max_side=0), "--max-side"),
+        (dict(workers=-1), '--workers: expected "auto" or at least 0, got -1'),
         (dict(scales=()), "scales"),
         (dict(images=tmp_path / "nowhere"), "no such folder"),
         (dict(images=tmp_path / "empty"), "no images"),
@@ -388,7 +389,7 @@ def test_command_line(run, tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err.strip()
     assert stop.value.code == 2
     assert err.splitlines()[-1].startswith(f"error: {folder / 'b.png'}: not a readable image")
-    call("--skip-bad")
+    call("--skip-bad", "--workers", "0")
     said = capsys.readouterr().out
     assert "2 masks of stage3" in said and "1 images left out, not readable: b" in said
 

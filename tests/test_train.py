@@ -84,6 +84,11 @@ def test_a_finished_run_is_refused_and_resumed_without_training(finished, demo, 
     assert "holds a run; continue it with --resume" in capsys.readouterr().err
     before = {p: p.read_bytes() for p in [*finished.glob("checkpoints/*"), finished / "results.json"]}
     assert call(monkeypatch, "--out", finished, "--resume") == 0  # every setting comes from the run
+    assert "reading images between the steps" in capsys.readouterr().out
+    assert call(monkeypatch, "--out", finished, "--resume", "--data.workers", "3") == 0  # changes no result
+    assert "threads, reading images ahead on 3 more" in capsys.readouterr().out
+    assert call(monkeypatch, "--out", finished, "--resume", "--data.workers", "auto") == 0
+    assert json.loads((finished / "config.json").read_text())["config"]["data"]["workers"] == "auto"
     assert "mIoU" in capsys.readouterr().out
     assert all(p.read_bytes() == content for p, content in before.items())
     assert call(monkeypatch, "--out", finished, "--resume", "--stage3.lambda-rw", "0") == 2
