@@ -68,7 +68,8 @@ def test_an_abandoned_pass_leaves_no_thread():
 
 
 BLOCKED = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from camguide_fast.data.threads import read_ahead
 def read(key):
     print("reading", flush=True)
