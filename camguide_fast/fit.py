@@ -69,7 +69,8 @@ def fit(
         state = load_state(path)
         for name, part in stateful.items():
             part.load_state_dict(state[name])
-        step, epoch, best = state["step"], state["epoch"], state["best"]
+        step, best = state["step"], state["best"]
+        epoch = state.get("epoch", step // steps)  # older states lack it: none of them was saved between the two
     module = DistributedDataParallel(job.module) if where.world > 1 else job.module
     log = RunLog(
         folder,
