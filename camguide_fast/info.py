@@ -1,17 +1,22 @@
-"""`python -m camguide_fast.info`: versions, and which implementation serves each op on each device, and why."""
+"""`python -m camguide_fast.info`: versions, what the machine has, and which implementation serves each op, and why."""
 
+import ctypes.util
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
+from pathlib import Path
 
 import torch
 
-from . import __version__
-from .ops._register import load_native, rows
+from . import __version__, precision
+from .data.threads import usable_cores
+from .ops._register import COST, build_error, load_native, rows
 
 
-def versions() -> list[tuple[str, str]]:
+def found() -> list[tuple[str, str]]:
     """(what, found) lines."""
     triton = importlib.import_module("triton").__version__ if importlib.util.find_spec("triton") else "not installed"
     if interpreted := os.environ.get("TRITON_INTERPRET"):
@@ -22,11 +27,21 @@ def versions() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", torch.__version__),
         ("triton", triton),
-        ("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"),
+        ("cores", f"{usable_cores()} of {os.cpu_count()} for this process, {torch.get_num_threads()} threads of torch"),
+        ("vectors", torch.backends.cpu.get_cpu_capability()),
+        ("bf16", _bf16()),
         *(("GPU", gpu) for gpu in _gpus()),
-        ("C++ extension", load_native() or "loaded"),
+        ("CuPy", _installed("cupy-cuda13x", "cupy-cuda12x", "cupy") or "not installed"),
+        ("NVRTC", _nvrtc()),
+        ("/dev/shm", _shared_memory()),
+        ("C++ extension", f"{why}{build_error()}; {COST}" if (why := load_native()) else "loaded"),
         *([("backend", f"CAMGUIDE_FAST_BACKEND={backend}")] if backend else []),
     ]
+
+
+def _bf16() -> str:
+    cpu = torch.device("cpu")
+    return f"amp auto is {'on' if precision.is_fast(cpu) else 'off'} on the CPU: {precision.reason(cpu)}"
 
 
 def _gpus() -> list[str]:
@@ -34,6 +49,29 @@ def _gpus() -> list[str]:
         return ["none that torch can use; the column cuda tells what one would run"]
     devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [f"{d.name}, sm_{d.major}{d.minor}, {d.total_memory / 2**30:.0f} GiB" for d in devices]
+
+
+def _installed(*packages: str) -> str:
+    """The first of the packages that is installed, "" if none is. Importing it instead would start CUDA."""
+    for package in packages:
+        try:
+            return f"{importlib.metadata.version(package)} ({package})"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _nvrtc() -> str:
+    """The compiler of the CUDA kernels: from torch's own requirements, or the system's."""
+    installed = _installed("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
+    return installed or ctypes.util.find_library("nvrtc") or "not found"
+
+
+def _shared_memory() -> str:
+    if not Path("/dev/shm").exists():
+        return "none"
+    usage = shutil.disk_usage("/dev/shm")
+    return f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free"
 
 
 def table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
@@ -46,13 +84,13 @@ def table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
 
 
 def report() -> str:
-    found = versions()
-    width = max(len(what) for what, _ in found)
+    facts = found()
+    width = max(len(what) for what, _ in facts)
     ops = [
         (op, cpu.backend, cpu.why, cuda.backend, cuda.why)
         for op, (cpu, cuda) in sorted((op, (row["cpu"], row["cuda"])) for op, row in rows().items())
     ]
-    lines = [f"{what.ljust(width)}  {value}" for what, value in found]
+    lines = [f"{what.ljust(width)}  {value}" for what, value in facts]
     return "\n".join([*lines, "", table(("op", "cpu", "why", "cuda", "why"), ops)])
 
 

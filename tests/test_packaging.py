@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+NOT_CLONED = shutil.ignore_patterns("__pycache__", "*.so", "_build_error.txt")
 PROBE = """
 import json, warnings
 with warnings.catch_warnings(record=True) as caught:
@@ -48,7 +49,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 def copy_of_the_checkout(to: Path) -> Path:
     """Sources alone, as a fresh clone has them."""
     for folder in ("camguide_fast", "kernels", "csrc"):
-        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(ROOT / folder, to / folder, ignore=NOT_CLONED)
     for file in (f for f in ROOT.iterdir() if f.is_file()):
         shutil.copy(file, to)
     return to
@@ -72,6 +73,14 @@ def fresh_python(folder: Path) -> Path:
     # A plain path in a .pth file comes last, and the .pth files over there (editable installs) are not followed.
     Path(site, "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
     return python
+
+
+def broken_sources(to: Path) -> Path:
+    """A checkout that does not compile, with what an earlier build has left."""
+    tree = sources_of_one_op(to)
+    (tree / "csrc/module.cpp").write_text("#error no such luck\n")
+    (tree / "camguide_fast/_C.abi3.so").write_bytes(b"stale")
+    return tree
 
 
 def build_wheel(folder: Path, **variables: str) -> Path:
@@ -139,6 +148,45 @@ def test_editable_install_without_the_extension(tmp_path):
     tree = copy_of_the_checkout(tmp_path / "tree")
     python = install(tree, tmp_path, "-e", CAMGUIDE_FAST_NATIVE="0")
     check(run(python, "-c", PROBE, cwd=tmp_path), "reference", tree)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"), [("c++", "error: #error no such luck"), ("/no/such/c++", "no C++ compiler found")]
+)
+def test_editable_install_whose_build_fails(tmp_path, compiler, reason):
+    tree = broken_sources(tmp_path / "tree")
+    python = install(tree, tmp_path, "-e", CXX=compiler)
+    found = run(python, "-c", PROBE, cwd=tmp_path)
+    check(found, "reference", tree)
+    (warning,) = json.loads(found)["warnings"]
+    assert reason in warning and "slower" in warning
+    (line,) = (x for x in run(python, "-m", "camguide_fast.info", cwd=tmp_path).split("\n") if x.startswith("C++"))
+    assert reason in line and "slower" in line
+    assert not list((tree / "camguide_fast").glob("_C*"))
+
+
+def test_wheel_whose_build_fails(tmp_path):
+    tree = broken_sources(tmp_path / "tree")
+    run(*PIP, "wheel", ".", *OFFLINE, "-w", tmp_path, cwd=tree)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "camguide_fast/_build_error.txt" in names and not any(name.endswith(".so") for name in names)
+
+
+def test_a_build_that_must_succeed(tmp_path):
+    tree = broken_sources(tmp_path / "tree")
+    with pytest.raises(AssertionError, match="no such luck"):
+        run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, CAMGUIDE_FAST_NATIVE="1")
+
+
+def test_a_later_build_that_succeeds_removes_the_reason(tmp_path):
+    tree = sources_of_one_op(tmp_path / "tree")
+    build = (sys.executable, "setup.py", "build_ext", "--inplace")
+    run(*build, cwd=tree, CXX="/no/such/c++")
+    assert (tree / "camguide_fast/_build_error.txt").exists()
+    run(*build, cwd=tree)
+    assert not (tree / "camguide_fast/_build_error.txt").exists()
+    assert (tree / "camguide_fast/_C.abi3.so").exists()
 
 
 def test_wheel_holds_every_module(plain_wheel, native_wheel):
