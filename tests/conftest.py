@@ -1,6 +1,7 @@
 """What all tests share: the real data beside the checkout; the GPU, or else the interpreter of Triton; the cores."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of triton: kernels run on CPU tensors
+
+# Inductor's cache does not know the vectors that its code was made for: under ATEN_CPU_CAPABILITY=avx2, say, and then
+# without, stores of 8 floats would be compiled as stores of 16, past the end of their memory.
+CACHE = f"camguide_fast-{os.getuid()}-{torch.backends.cpu.get_cpu_capability()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / CACHE))
 
 SHARES_CORES = "PYTEST_XDIST_WORKER" in os.environ  # as one of several processes
 if SHARES_CORES:  # a process on each core: threads would only wait for those of the others
