@@ -13,7 +13,6 @@
 
 namespace camguide {
 
-template <class T>
 class LabelTiles {
  public:
   static constexpr int64_t kWide = lanes<uint8_t>;
@@ -23,12 +22,13 @@ class LabelTiles {
     uint8_t bits[kWide];            // as in a Plane
   };
   struct Class {
-    T label;
+    int64_t label;
     int32_t last;  // of its tiles
     Area area;     // of its tiles
   };
 
   // Once: the tiles of all pixels but those labelled `ignore`.
+  template <class T>
   CAMGUIDE_INLINE void scan(const T* labels, int64_t height, int64_t width, int64_t ignore) {
     T edge[8 * kWide] = {};
     for (int64_t row = 0; row < height; row += 8) {
@@ -59,6 +59,7 @@ class LabelTiles {
   }
 
  private:
+  template <class T>
   CAMGUIDE_INLINE void split(const T* at, int64_t stride, int64_t row, int64_t column, Bytes rest, int64_t ignore) {
     for (int64_t first; (first = first_bit(rest)) >= 0;) {
       const T label = at[first % 8 * stride + first / 8];
@@ -80,6 +81,7 @@ class LabelTiles {
     return -1;
   }
 
+  template <class T>
   static CAMGUIDE_INLINE Bytes equal(const T* at, T label) {
     if constexpr (sizeof(T) == 1) {
       return reinterpret_cast<Bytes>(load(at) == splat(label));
@@ -90,7 +92,7 @@ class LabelTiles {
     }
   }
 
-  CAMGUIDE_INLINE void add(T label, int64_t row, int64_t column, Bytes bits) {
+  CAMGUIDE_INLINE void add(int64_t label, int64_t row, int64_t column, Bytes bits) {
     int32_t& place = 0 <= label && label < 256 ? small_[static_cast<uint8_t>(label)] : large_[label];
     if (place == 0) {
       classes_.push_back({label, -1, {row, 0, column, 0}});
@@ -109,7 +111,7 @@ class LabelTiles {
   std::vector<Tile> tiles_;
   std::vector<Class> classes_;
   std::array<int32_t, 256> small_{};  // place in classes_, + 1
-  std::unordered_map<T, int32_t> large_;
+  std::unordered_map<int64_t, int32_t> large_;
 };
 
 }  // namespace camguide

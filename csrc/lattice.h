@@ -47,6 +47,16 @@ struct Lattice {
   Lattice(const Tiles& tiles, int corners)
       : tiles(tiles), corners(corners), corner(tiles.count * Tiles::pixels * corners), weight(corner.size()) {}
 
+  // The same lattice with the weights in another type.
+  template <class B>
+  explicit Lattice(Lattice<B>&& other)
+      : tiles(other.tiles), corners(other.corners), corner(std::move(other.corner)), weight(other.weight.size()),
+        begin(std::move(other.begin)), vertex(std::move(other.vertex)), vertices(other.vertices),
+        first_copy(std::move(other.first_copy)), copy(std::move(other.copy)) {
+    std::copy_n(other.weight.get(), weight.size(), weight.get());
+    std::move(std::begin(other.lines), std::end(other.lines), lines);
+  }
+
   int64_t rows() const { return begin.back(); }
 };
 
@@ -142,13 +152,16 @@ CAMGUIDE_MULTIVERSION void scale_weights(const Lattice<A>& l, int64_t tile, cons
   D == 3 ? slice<3>(l, tile, at, A(1), rows, scale) : slice<6>(l, tile, at, A(1), rows, scale);
 }
 
-// D^-1/2 on both sides of the filter, D = diag(L 1), goes into the weights.
+// D^-1/2 on both sides of the filter, D = diag(L 1), goes into the weights. Sums are in A from here on.
 template <class A>
-void normalize(const Lattice<A>& l) {
+std::shared_ptr<const Lattice<A>> normalize(Lattice<float>&& built) {
+  const auto lattice = std::make_shared<const Lattice<A>>(std::move(built));
+  const Lattice<A>& l = *lattice;
   const Buffer<A> rows(l.rows()), at(l.vertices);
   for_each(l.tiles.count, [&](int64_t tile) { splat_ones(l, tile, rows.get()); });
   merge_and_blur<A, 1>(l, rows.get(), at.get());
   for_each(l.tiles.count, [&](int64_t tile) { scale_weights(l, tile, at.get(), rows.get()); });
+  return lattice;
 }
 
 }  // namespace camguide

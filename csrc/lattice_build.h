@@ -39,16 +39,16 @@ class TileVertices {
   int64_t key_[6 * Tiles::pixels], count_;
 };
 
-template <class A, int d>
+template <int d>
 struct TileWork {
   Simplices<d> simplices;
   TileVertices vertices;
 };
 
 // Fills in the corners and weights of a tile's pixels, and returns the keys of its vertices.
-template <class A, int d>
-CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<A>& l, const Embedding<d>& e, int64_t tile, int64_t n,
-                                                           TileWork<A, d>& work) {
+template <int d>
+CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<float>& l, const Embedding<d>& e, int64_t tile, int64_t n,
+                                                           TileWork<d>& work) {
   constexpr int D = d + 1;
   const Simplices<d>& s = work.simplices;
   work.vertices.clear();
@@ -60,7 +60,7 @@ CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<A>& l, 
   }
   around[d] = 0;
   uint16_t* corner = &l.corner[tile * Tiles::pixels * D];
-  A* weight = &l.weight[tile * Tiles::pixels * D];
+  float* weight = &l.weight[tile * Tiles::pixels * D];
   int64_t last_base = 0;
   int32_t last_ranks = -1;
   for (int64_t p = 0; p < n; ++p, corner += D, weight += D) {
@@ -162,8 +162,8 @@ class VertexTable {
 };
 
 // Lays out the lines of each axis: chains of neighbours, found from the vertex where they begin.
-template <class A, int d>
-void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& table, const Buffer<int64_t>& keys) {
+template <int d>
+void lay_out_lines(Lattice<float>& l, const Embedding<d>& e, const VertexTable& table, const Buffer<int64_t>& keys) {
   constexpr int D = d + 1;
   constexpr int64_t block = 1024;
   constexpr uint32_t none = VertexTable::none;
@@ -208,17 +208,16 @@ void lay_out_lines(Lattice<A>& l, const Embedding<d>& e, const VertexTable& tabl
   });
 }
 
-// `fill(tile, feature)` writes the features of a tile's pixels, which lie within [low, high].
-template <class A, int d, class F>
-std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const float (&low)[d], const float (&high)[d],
-                                                const F& fill) {
+// The lattice, not normalised yet. `fill(tile, feature)` writes the features of a tile's pixels, which lie within [low, high].
+template <int d, class F>
+Lattice<float> build_lattice(int64_t h, int64_t w, const float (&low)[d], const float (&high)[d], const F& fill) {
   const Embedding<d> e(low, high);
   const Tiles tiles(h, w);
   STD_TORCH_CHECK(h * w * (d + 1) < (int64_t(1) << 31), "dense_crf: an image of ", h, " x ", w, " pixels is too large");
-  auto l = std::make_unique<Lattice<A>>(tiles, d + 1);
+  Lattice<float> l(tiles, d + 1);
 
   std::vector<std::vector<int64_t>> tile_keys(tiles.count);
-  for_each(tiles.count, [] { return std::make_unique<TileWork<A, d>>(); }, [&](int64_t tile, auto& work) {
+  for_each(tiles.count, [] { return std::make_unique<TileWork<d>>(); }, [&](int64_t tile, auto& work) {
     int64_t n = tiles.size(tile);
     fill(tile, work->simplices.feature);
     // pydensecrf takes four pixels at a time and fills up the last four with zero features: their vertices exist too. The last
@@ -228,48 +227,47 @@ std::unique_ptr<const Lattice<A>> build_lattice(int64_t h, int64_t w, const floa
       ++n;
     }
     find_simplices<d>(e, n, work->simplices);
-    tile_keys[tile] = number_vertices<A, d>(*l, e, tile, n, *work);
+    tile_keys[tile] = number_vertices<d>(l, e, tile, n, *work);
   });
 
-  l->begin.resize(tiles.count + 1);
-  for (int64_t t = 0; t < tiles.count; ++t) l->begin[t + 1] = l->begin[t] + static_cast<int64_t>(tile_keys[t].size());
-  const int64_t rows = l->rows();
+  l.begin.resize(tiles.count + 1);
+  for (int64_t t = 0; t < tiles.count; ++t) l.begin[t + 1] = l.begin[t] + static_cast<int64_t>(tile_keys[t].size());
+  const int64_t rows = l.rows();
   const Buffer<int64_t> keys(rows);
-  for_each(tiles.count, [&](int64_t t) { std::copy(tile_keys[t].begin(), tile_keys[t].end(), &keys[l->begin[t]]); });
+  for_each(tiles.count, [&](int64_t t) { std::copy(tile_keys[t].begin(), tile_keys[t].end(), &keys[l.begin[t]]); });
 
   const Buffer<uint32_t> first(rows);
   VertexTable table(keys, first);
-  l->vertex = Buffer<uint32_t>(rows);
+  l.vertex = Buffer<uint32_t>(rows);
   std::vector<uint32_t> copies;
   const Buffer<int64_t> vertex_keys(rows);
   for (int64_t g = 0; g < rows; ++g) {  // numbered as the tiles touch them
     if (first[g] == g) {
-      l->vertex[g] = static_cast<uint32_t>(copies.size());
+      l.vertex[g] = static_cast<uint32_t>(copies.size());
       vertex_keys[copies.size()] = keys[g];
       copies.push_back(0);
     } else {
-      l->vertex[g] = l->vertex[first[g]];
+      l.vertex[g] = l.vertex[first[g]];
     }
-    ++copies[l->vertex[g]];
+    ++copies[l.vertex[g]];
   }
-  l->vertices = static_cast<int64_t>(copies.size());
-  l->first_copy = Buffer<uint32_t>(l->vertices + 1);
-  l->copy = Buffer<uint32_t>(rows);
+  l.vertices = static_cast<int64_t>(copies.size());
+  l.first_copy = Buffer<uint32_t>(l.vertices + 1);
+  l.copy = Buffer<uint32_t>(rows);
   uint32_t sum = 0;
-  for (int64_t v = 0; v < l->vertices; ++v) {
-    l->first_copy[v] = sum;
+  for (int64_t v = 0; v < l.vertices; ++v) {
+    l.first_copy[v] = sum;
     sum += copies[v];
-    copies[v] = l->first_copy[v];
+    copies[v] = l.first_copy[v];
   }
-  l->first_copy[l->vertices] = sum;
+  l.first_copy[l.vertices] = sum;
   for (int64_t g = 0; g < rows; ++g) {
-    const uint32_t v = l->vertex[g], i = copies[v]++;
-    l->copy[i] = static_cast<uint32_t>(2 * g) + (i + 1 < l->first_copy[v + 1]);
+    const uint32_t v = l.vertex[g], i = copies[v]++;
+    l.copy[i] = static_cast<uint32_t>(2 * g) + (i + 1 < l.first_copy[v + 1]);
   }
 
-  table.number(l->vertex);
-  lay_out_lines<A, d>(*l, e, table, vertex_keys);
-  normalize(*l);
+  table.number(l.vertex);
+  lay_out_lines<d>(l, e, table, vertex_keys);
   return l;
 }
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <vector>
 
 #if defined(__linux__)
@@ -95,6 +96,103 @@ CAMGUIDE_INLINE void write_row(const A* __restrict from, T* __restrict to, int64
   const int64_t whole = n / lanes<A> * lanes<A>;
   for (int64_t x = 0; x < whole; ++x) narrow(from[x], to[x]);
   for (int64_t x = whole; x < n; ++x) narrow(from[x], to[x]);
+}
+
+// The elements of a tensor whose sums are of type A: fp64 for double; fp32, fp16, bf16 and the uint8 of an image for float. Which
+// of them is asked row by row, so that a kernel is compiled for A alone.
+template <class A, class Byte>
+struct Elements {
+  Byte* data;
+  int64_t size;  // of an element
+  ScalarType type;
+
+  // The elements if they are of type A, else nothing.
+  CAMGUIDE_INLINE auto own() const {
+    const bool same = std::is_same_v<A, double> || type == ScalarType::Float;
+    return same ? as<A>() : nullptr;
+  }
+
+  const uint8_t* bytes() const { return type == ScalarType::Byte ? as<uint8_t>() : nullptr; }
+
+  Elements operator+(int64_t n) const { return {data + n * size, size, type}; }
+  explicit operator bool() const { return data; }
+
+  // f(pointer to the elements)
+  template <class F>
+  CAMGUIDE_INLINE void typed(const F& f) const {
+    if constexpr (std::is_same_v<A, double>) {
+      f(as<double>());
+    } else if (type == ScalarType::Float) {
+      f(as<float>());
+    } else if (type == ScalarType::Half) {
+      f(as<Half>());
+    } else if (type == ScalarType::BFloat16) {
+      f(as<BFloat16>());
+    } else if constexpr (std::is_const_v<Byte>) {  // bytes are read alone
+      f(as<uint8_t>());
+    }
+  }
+
+ private:
+  template <class T>
+  CAMGUIDE_INLINE auto as() const {
+    return reinterpret_cast<std::conditional_t<std::is_const_v<Byte>, const T, T>*>(data);
+  }
+};
+template <class A>
+using Source = Elements<A, const char>;
+template <class A>
+using Target = Elements<A, char>;
+
+template <class A>
+Source<A> source_of(const Tensor& x) {
+  return {static_cast<const char*>(x.const_data_ptr()), static_cast<int64_t>(x.element_size()), x.scalar_type()};
+}
+
+// Nothing to write to where x has no elements.
+template <class A>
+Target<A> target_of(const Tensor& x) {
+  char* const data = x.numel() ? static_cast<char*>(x.mutable_data_ptr()) : nullptr;
+  return {data, static_cast<int64_t>(x.element_size()), x.scalar_type()};
+}
+
+// These two stay calls, of the copy made for the same CPU: a row is long, and conversions drawn into each kernel take longer to
+// compile than the kernels.
+template <class A>
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void read_row(const Source<A>& from, A* to, int64_t n) {
+  from.typed([&](auto* typed) __attribute__((always_inline)) { read_row(typed, to, n); });
+}
+
+template <class A>
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void write_row(const A* from, const Target<A>& to, int64_t n) {
+  to.typed([&](auto* typed) __attribute__((always_inline)) { write_row(from, typed, n); });
+}
+
+template <class A>
+CAMGUIDE_INLINE void clear_row(const Target<A>& to, int64_t n) {
+  std::memset(to.data, 0, n * to.size);
+}
+
+// f(0 of the type in which x is summed), x of one of the float dtypes.
+template <class F>
+void with_sums(const Tensor& x, const char* name, const F& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+      return f(0.0f);
+    case ScalarType::Double:
+      return f(0.0);
+    default:
+      STD_TORCH_CHECK(false, name, " must be fp32, fp64, fp16 or bf16");
+  }
+}
+
+// The same for an image: uint8 or float.
+template <class F>
+void with_image_sums(const Tensor& x, const char* name, const F& f) {
+  if (x.scalar_type() == ScalarType::Byte) return f(0.0f);
+  with_sums(x, name, f);
 }
 
 // The lanes of v in their order: the same bits on every CPU.

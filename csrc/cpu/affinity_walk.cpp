@@ -160,13 +160,13 @@ void step(const Graph<A>& g, const Walk<A>& w, int channels, A factor, A c) {
   });
 }
 
-template <class A, class T, class E>
-void walk_image(Graph<A>& g, const std::vector<double>& weights, double beta, const E* edge, const T* cam, T* out,
+template <class A>
+void walk_image(Graph<A>& g, const std::vector<double>& weights, double beta, const A* edge, const A* cam, A* out,
                 int64_t channels) {
   const int64_t cells = g.height * g.width, padded = g.rows * g.row;
   for (int64_t y = 0; y < g.height; ++y)
     for (int64_t x = 0; x < g.width; ++x)
-      g.openness[y * g.row + x] = std::pow(A(1) - static_cast<A>(edge[y * g.width + x]), static_cast<A>(beta));
+      g.openness[y * g.row + x] = std::pow(A(1) - edge[y * g.width + x], static_cast<A>(beta));
   torch::stable::parallel_for(0, g.height, 4, [&](int64_t y0, int64_t y1) { fill_weights(g, y0, y1); });
   torch::stable::parallel_for(0, g.height, 4, [&](int64_t y0, int64_t y1) { fill_inverse(g, y0, y1); });
   for (int64_t first = 0; first < channels; first += kMostChannels) {
@@ -180,35 +180,34 @@ void walk_image(Graph<A>& g, const std::vector<double>& weights, double beta, co
           for (int64_t x = 0; x < g.width; ++x) f(k * padded + y * g.row + x, (first + k) * cells, y * g.width + x);
     };
     each_cell([&](int64_t at, int64_t map, int64_t cell) {
-      w.sum[at] = w.y[at] = static_cast<A>(cam[map + cell]) * (A(1) - static_cast<A>(edge[cell]));
+      w.sum[at] = w.y[at] = cam[map + cell] * (A(1) - edge[cell]);
     });
     for (size_t k = 0; k < weights.size(); ++k) {
       step(g, w, share, k == 0 ? A(1) : A(2), static_cast<A>(weights[k]));
       std::swap(w.y, w.next);
     }
-    each_cell([&](int64_t at, int64_t map, int64_t cell) { out[map + cell] = static_cast<T>(w.sum[at]); });
+    each_cell([&](int64_t at, int64_t map, int64_t cell) { out[map + cell] = w.sum[at]; });
   }
 }
 
 Tensor affinity_random_walk(const Tensor& cam, const Tensor& edge, int64_t radius, double beta, int64_t log2_steps) {
   STD_TORCH_CHECK(log2_steps <= 40, "log2_steps must be at most 40, got ", log2_steps);
-  const Tensor x = torch::stable::contiguous(cam), e = torch::stable::contiguous(edge);
+  const ScalarType type = cam.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const Tensor x = torch::stable::contiguous(torch::stable::to(cam, type));
+  const Tensor e = torch::stable::contiguous(torch::stable::to(edge, type));
   const int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3), cells = height * width;
-  Tensor out = torch::stable::new_empty(cam, {batch, channels, height, width});
-  with_floats(x, "cam", [&](auto* x_data) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(x_data)>>;
-    using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
-    T* const out_data = out.mutable_data_ptr<T>();
+  Tensor out = torch::stable::new_empty(x, {batch, channels, height, width});
+  const auto walk = [&]<class A>(A) {
     const std::vector<double> weights = chebyshev_weights(log2_steps, std::numeric_limits<A>::epsilon() / 2);
-    with_floats(e, "edge", [&](auto* e_data) {
-      Graph<A> graph(height, width, radius);
-      for (int64_t b = 0; b < batch; ++b) {
-        const int64_t maps = b * channels * cells;
-        walk_image(graph, weights, beta, e_data + b * cells, x_data + maps, out_data + maps, channels);
-      }
-    });
-  });
-  return out;
+    Graph<A> graph(height, width, radius);
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t maps = b * channels * cells;
+      walk_image(graph, weights, beta, e.const_data_ptr<A>() + b * cells, x.const_data_ptr<A>() + maps,
+                 out.mutable_data_ptr<A>() + maps, channels);
+    }
+  };
+  type == ScalarType::Double ? walk(0.0) : walk(0.0f);
+  return torch::stable::to(out, cam.scalar_type());
 }
 
 }  // namespace

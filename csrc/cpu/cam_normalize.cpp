@@ -20,8 +20,8 @@ template <class A>
 constexpr int64_t kChains = 4 * lanes<A>;  // maxima side by side: one after the other they would wait for each other
 
 // use(the pixels as a row, their number) for one block after the other.
-template <class A, class T, class Use>
-CAMGUIDE_INLINE void blocks(const T* f, int64_t n, const Use& use) {
+template <class A, class Use>
+CAMGUIDE_INLINE void blocks(const Source<A>& f, int64_t n, const Use& use) {
   alignas(64) A row[kBlock];
   for (int64_t i = 0; i < n; i += kBlock) {
     const int64_t count = std::min(kBlock, n - i);
@@ -30,8 +30,8 @@ CAMGUIDE_INLINE void blocks(const T* f, int64_t n, const Use& use) {
   }
 }
 
-template <class A, class T>
-CAMGUIDE_MULTIVERSION A normalize(const T* f, T* y, int64_t n, A eps) {
+template <class A>
+CAMGUIDE_MULTIVERSION A normalize(const Source<A>& f, const Target<A>& y, int64_t n, A eps) {
   A m = 0;
   int32_t wrong = 0;
   blocks<A>(f, n, [&](int64_t, A* row, int64_t count) {
@@ -55,8 +55,8 @@ CAMGUIDE_MULTIVERSION A normalize(const T* f, T* y, int64_t n, A eps) {
   return m;
 }
 
-template <class A, class T>
-CAMGUIDE_MULTIVERSION void backward(const T* g, const T* f, T* df, int64_t n, A m, A eps) {
+template <class A>
+CAMGUIDE_MULTIVERSION void backward(const Source<A>& g, const Source<A>& f, const Target<A>& df, int64_t n, A m, A eps) {
   const A top = m > 0 ? m : std::numeric_limits<A>::infinity();  // nothing ties where no feature is positive
   const A d = m + eps;
   alignas(64) A upstream[kBlock];
@@ -95,10 +95,9 @@ std::tuple<Tensor, Tensor> cam_normalize(const Tensor& features, double eps) {
   const int64_t maps = f.size(0) * f.size(1), pixels = f.size(2) * f.size(3);
   Tensor cam = new_like(f);
   Tensor peak = torch::stable::new_empty(f, {f.size(0), f.size(1)}, wide(f.scalar_type()));
-  with_floats(f, "features", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using A = Wide<T>;
-    T* const to = static_cast<T*>(cam.mutable_data_ptr());
+  with_sums(f, "features", [&]<class A>(A) {
+    const Source<A> from = source_of<A>(f);
+    const Target<A> to = target_of<A>(cam);
     A* const m = static_cast<A*>(peak.mutable_data_ptr());
     torch::stable::parallel_for(0, maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -114,12 +113,10 @@ Tensor cam_normalize_backward(const Tensor& grad, const Tensor& features, const 
   const Tensor g = torch::stable::contiguous(torch::stable::to(grad, f.scalar_type()));
   const int64_t maps = f.size(0) * f.size(1), pixels = f.size(2) * f.size(3);
   Tensor df = new_like(f);
-  with_floats(f, "features", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using A = Wide<T>;
-    const T* const upstream = static_cast<const T*>(g.const_data_ptr());
+  with_sums(f, "features", [&]<class A>(A) {
+    const Source<A> from = source_of<A>(f), upstream = source_of<A>(g);
+    const Target<A> to = target_of<A>(df);
     const A* const peaks = static_cast<const A*>(m.const_data_ptr());
-    T* const to = static_cast<T*>(df.mutable_data_ptr());
     torch::stable::parallel_for(0, maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         backward<A>(upstream + i * pixels, from + i * pixels, to + i * pixels, pixels, peaks[i], static_cast<A>(eps));

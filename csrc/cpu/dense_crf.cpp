@@ -51,6 +51,29 @@ void fill_positions(const Tiles& tiles, int64_t tile, float sx, float sy, float*
   }
 }
 
+Lattice<float> build_gaussian(int64_t h, int64_t w, float sx, float sy) {
+  const float low[2] = {0, 0}, high[2] = {float(w - 1) / sx, float(h - 1) / sy};
+  return build_lattice<2>(h, w, low, high, [&](int64_t tile, auto& feature) {
+    fill_positions(Tiles(h, w), tile, sx, sy, feature[0], feature[1]);
+  });
+}
+
+Lattice<float> build_bilateral(int64_t h, int64_t w, const Colours& c, const float (&sigma)[5]) {
+  float low[5] = {0, 0}, high[5] = {float(w - 1) / sigma[0], float(h - 1) / sigma[1]};
+  for (int i = 0; i < 3; ++i) low[2 + i] = c.low[i] / sigma[2 + i], high[2 + i] = c.high[i] / sigma[2 + i];
+  return build_lattice<5>(h, w, low, high, [&](int64_t tile, auto& feature) {
+    const Tiles tiles(h, w);
+    fill_positions(tiles, tile, sigma[0], sigma[1], feature[0], feature[1]);
+    for (int channel = 0; channel < 3; ++channel) {
+      float* out = feature[2 + channel];
+      for (int64_t y = 0; y < tiles.height(tile); ++y) {
+        const float* from = &c.data[(channel * h + tiles.top(tile) + y) * w + tiles.left(tile)];
+        for (int64_t x = 0; x < tiles.width(tile); ++x) *out++ = from[x] / sigma[2 + channel];
+      }
+    }
+  });
+}
+
 // It depends on the size of the image alone: the last four are kept.
 template <class A>
 std::shared_ptr<const Lattice<A>> gaussian_lattice(int64_t h, int64_t w, float sx, float sy) {
@@ -64,31 +87,11 @@ std::shared_ptr<const Lattice<A>> gaussian_lattice(int64_t h, int64_t w, float s
       if (of == key) return lattice;
     }
   }
-  const float low[2] = {0, 0}, high[2] = {float(w - 1) / sx, float(h - 1) / sy};
-  std::shared_ptr<const Lattice<A>> lattice = build_lattice<A, 2>(h, w, low, high, [&](int64_t tile, auto& feature) {
-    fill_positions(Tiles(h, w), tile, sx, sy, feature[0], feature[1]);
-  });
+  const auto lattice = normalize<A>(build_gaussian(h, w, sx, sy));
   const std::lock_guard<std::mutex> lock(mutex);
   kept.emplace_front(key, lattice);
   if (kept.size() > 4) kept.pop_back();
   return lattice;
-}
-
-template <class A>
-std::shared_ptr<const Lattice<A>> bilateral_lattice(int64_t h, int64_t w, const Colours& c, const float (&sigma)[5]) {
-  float low[5] = {0, 0}, high[5] = {float(w - 1) / sigma[0], float(h - 1) / sigma[1]};
-  for (int i = 0; i < 3; ++i) low[2 + i] = c.low[i] / sigma[2 + i], high[2 + i] = c.high[i] / sigma[2 + i];
-  return build_lattice<A, 5>(h, w, low, high, [&](int64_t tile, auto& feature) {
-    const Tiles tiles(h, w);
-    fill_positions(tiles, tile, sigma[0], sigma[1], feature[0], feature[1]);
-    for (int channel = 0; channel < 3; ++channel) {
-      float* out = feature[2 + channel];
-      for (int64_t y = 0; y < tiles.height(tile); ++y) {
-        const float* from = &c.data[(channel * h + tiles.top(tile) + y) * w + tiles.left(tile)];
-        for (int64_t x = 0; x < tiles.width(tile); ++x) *out++ = from[x] / sigma[2 + channel];
-      }
-    }
-  });
 }
 
 // gaussian: (sx, sy, weight) for each term; bilateral: (sx, sy, sr, sg, sb, weight).
@@ -103,7 +106,7 @@ std::vector<Term<A>> build_terms(const Tensor& image, const std::vector<double>&
   const Colours c = colours(image);
   for (const double* b = bilateral.data(); b < bilateral.data() + bilateral.size(); b += 6) {
     const float sigma[5] = {float(b[0]), float(b[1]), float(b[2]), float(b[3]), float(b[4])};
-    terms.push_back({bilateral_lattice<A>(h, w, c, sigma), A(b[5])});
+    terms.push_back({normalize<A>(build_bilateral(h, w, c, sigma)), A(b[5])});
   }
   return terms;
 }
@@ -176,36 +179,42 @@ Tensor dense_crf(const std::optional<Tensor>& prob, const Tensor& image, int64_t
   return out;
 }
 
-constexpr int unknown = 255;
+constexpr uint8_t kUnknown = 255;
 
-template <class T>
-void crf_labels(const T* labels, const Tensor& image, int64_t num_labels, double gt_prob, int64_t iterations,
-                const std::vector<double>& gaussian, const std::vector<double>& bilateral, T* out) {
+// A label map by the numbers 0, 1, .. of the labels that are present.
+struct Numbered {
+  Buffer<uint8_t> pixels;  // kUnknown where the label is none of the num_labels
+  std::vector<uint8_t> present;
+
+  template <class T>
+  Numbered(const T* labels, int64_t n, int64_t num_labels) : pixels(n) {
+    uint8_t number[256] = {};
+    const auto known = [&](T label) { return int64_t(label) >= 0 && int64_t(label) < num_labels; };
+    for (int64_t i = 0; i < n; ++i) number[known(labels[i]) ? uint8_t(labels[i]) : kUnknown] = 1;
+    for (int label = 0; label < kUnknown; ++label) {
+      if (!number[label]) continue;
+      number[label] = static_cast<uint8_t>(present.size());
+      present.push_back(static_cast<uint8_t>(label));
+    }
+    number[kUnknown] = kUnknown;
+    for (int64_t i = 0; i < n; ++i) pixels[i] = number[known(labels[i]) ? uint8_t(labels[i]) : kUnknown];
+  }
+};
+
+// The numbers of two or more labels are replaced by those of the most probable ones.
+void refine(Numbered& labels, const Tensor& image, double gt_prob, int64_t iterations, const std::vector<double>& gaussian,
+            const std::vector<double>& bilateral) {
   const Tiles tiles(image.size(1), image.size(2));
-  const int64_t plane = tiles.h * tiles.w;
-  const auto known = [&](T label) { return int64_t(label) >= 0 && int64_t(label) < num_labels; };
-  bool seen[256] = {};
-  for (int64_t i = 0; i < plane; ++i) seen[known(labels[i]) ? int(labels[i]) : unknown] = true;
-  uint8_t number[256] = {};
-  std::vector<T> present;
-  for (int label = 0; label < unknown; ++label) {
-    if (!seen[label]) continue;
-    number[label] = static_cast<uint8_t>(present.size());
-    present.push_back(static_cast<T>(label));
-  }
-  const int64_t n = static_cast<int64_t>(present.size());
-  if (n < 2) {
-    for (int64_t i = 0; i < plane; ++i) out[i] = n == 1 ? present[0] : labels[i];
-    return;
-  }
+  const int64_t n = static_cast<int64_t>(labels.present.size());
   const float right = -std::log(gt_prob), wrong = -std::log((1 - gt_prob) / (n - 1)), none = std::log(double(n));
   const auto terms = iterations > 0 ? build_terms<float>(image, gaussian, bilateral) : std::vector<Term<float>>();
+  uint8_t* const pixels = labels.pixels;
   with_mean_field(tiles, n, terms, [&](auto&& field) {
     field.set_unary([&](int64_t tile, int64_t label, float* energy) {
       for_each_row(tiles, tile, [&](int64_t p, int64_t at, int64_t width) {
         for (int64_t x = 0; x < width; ++x) {
-          const T given = labels[at + x];
-          energy[p + x] = !known(given) ? none : number[int(given)] == label ? right : wrong;
+          const uint8_t given = pixels[at + x];
+          energy[p + x] = given == kUnknown ? none : given == label ? right : wrong;
         }
       });
     });
@@ -217,7 +226,7 @@ void crf_labels(const T* labels, const Tensor& image, int64_t num_labels, double
           const float candidate = q[(p + x) * distance];
           if (label > 0 && !(candidate > best[p + x])) continue;
           best[p + x] = candidate;
-          out[at + x] = present[label];
+          pixels[at + x] = static_cast<uint8_t>(label);
         }
       });
     });
@@ -229,21 +238,22 @@ Tensor dense_crf_labels(const Tensor& labels, const Tensor& image, int64_t num_l
   const Tensor from = torch::stable::contiguous(labels);
   Tensor out = torch::stable::new_empty(labels, labels.sizes());
   const int64_t plane = labels.size(1) * labels.size(2);
-  for (int64_t b = 0; b < labels.size(0); ++b) {
-    const Tensor its_image = torch::stable::contiguous(torch::stable::select(image, 0, b));
-    const auto run = [&]<class T>(T) {
-      crf_labels<T>(from.const_data_ptr<T>() + b * plane, its_image, num_labels, gt_prob, iterations, gaussian, bilateral,
-                    out.mutable_data_ptr<T>() + b * plane);
-    };
-    switch (labels.scalar_type()) {
-      case ScalarType::Byte: run(uint8_t()); break;
-      case ScalarType::Char: run(int8_t()); break;
-      case ScalarType::Short: run(int16_t()); break;
-      case ScalarType::Int: run(int32_t()); break;
-      case ScalarType::Long: run(int64_t()); break;
-      default: STD_TORCH_CHECK(false, "labels must be of an integer type");
+  with_integers(from, "labels", [&]<class T>(const T* given) {
+    T* to = out.mutable_data_ptr<T>();
+    for (int64_t b = 0; b < labels.size(0); ++b, given += plane, to += plane) {
+      Numbered numbered(given, plane, num_labels);
+      const std::vector<uint8_t>& present = numbered.present;
+      if (present.size() >= 2) {
+        const Tensor its_image = torch::stable::contiguous(torch::stable::select(image, 0, b));
+        refine(numbered, its_image, gt_prob, iterations, gaussian, bilateral);
+      } else if (present.size() == 1) {
+        std::fill_n(+numbered.pixels, plane, uint8_t(0));
+      }
+      for (int64_t i = 0; i < plane; ++i) {
+        to[i] = numbered.pixels[i] == kUnknown ? given[i] : static_cast<T>(present[numbered.pixels[i]]);
+      }
     }
-  }
+  });
   return out;
 }
 

@@ -60,8 +60,8 @@ struct Scratch {
 };
 
 // The filters: gx, gy and M of a plane; returns max(max M, 1e-12), NaN if M holds one.
-template <class A, class T>
-CAMGUIDE_INLINE A filter_plane(Scratch<A>& w, const T* x, const uint8_t* valid, const uint8_t* inside) {
+template <class A>
+CAMGUIDE_INLINE A filter_plane(Scratch<A>& w, const Source<A>& x, const uint8_t* valid, const uint8_t* inside) {
   const int64_t n = w.n, width = w.width;
   A* __restrict const largest = w.largest + 0;
   A* __restrict const nan = w.nan + 0;
@@ -123,8 +123,8 @@ CAMGUIDE_INLINE void punish(Scratch<A>& w, const Numbers& numbers, int64_t y, A 
   for (int64_t x = width; x < n; ++x) loss[x] = gx[x] = gy[x] = 0;
 }
 
-template <class A, class T>
-CAMGUIDE_INLINE void transpose_plane(Scratch<A>& w, const uint8_t* valid, T* grad) {
+template <class A>
+CAMGUIDE_INLINE void transpose_plane(Scratch<A>& w, const uint8_t* valid, const Target<A>& grad) {
   const int64_t n = w.n, height = w.height, width = w.width;
   const std::array<A, kBlur + 1> taps = gaussian_taps<kBlur, A>(1.5);
   const A both[] = {taps[2], taps[1], taps[0], taps[1], taps[2]};
@@ -159,9 +159,9 @@ CAMGUIDE_INLINE void transpose_plane(Scratch<A>& w, const uint8_t* valid, T* gra
 }
 
 // One plane; grad may be null. Returns the sum of its loss.
-template <class A, class T>
-CAMGUIDE_MULTIVERSION double plane(Scratch<A>& w, const Numbers& numbers, const T* cam, const A* support, const uint8_t* valid,
-                                   const uint8_t* inside, T* grad) {
+template <class A>
+CAMGUIDE_MULTIVERSION double plane(Scratch<A>& w, const Numbers& numbers, const Source<A>& cam, const A* support,
+                                   const uint8_t* valid, const uint8_t* inside, const Target<A>& grad) {
   const A divisor = filter_plane(w, cam, valid, inside);
   double loss = 0;
   for (int64_t y = 0; y < w.height; ++y) {
@@ -236,25 +236,24 @@ std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(
   Tensor grad = need_grad ? new_like(x) : torch::stable::new_empty(x, {0});
   std::vector<double> losses(active.size());
   std::vector<int64_t> weak(active.size());
-  with_floats(x, "cam", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using A = Wide<T>;
+  with_sums(x, "cam", [&]<class A>(A) {
+    const Source<A> from = source_of<A>(x);
+    const Target<A> to = target_of<A>(grad);
     const A* const support_data = static_cast<const A*>(s.const_data_ptr());
-    T* const to = need_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr;
     torch::stable::parallel_for(0, active.size(), 1, [&](int64_t begin, int64_t end) {
       Scratch<A> scratch(height, width);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t p = active[i], image = p / classes * pixels;
         const uint8_t* const in = inside ? inside + image : nullptr;
         losses[i] = plane<A>(scratch, numbers, from + p * pixels, support_data + image, v ? v + image : nullptr, in,
-                             to ? to + p * pixels : nullptr);
+                             to ? to + p * pixels : to);
         weak[i] = count_weak(support_data + image, in, pixels, static_cast<A>(tau));
       }
     });
     if (!to) return;
     torch::stable::parallel_for(0, images * classes, 1, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
-        if (!present[p]) std::memset(static_cast<void*>(to + p * pixels), 0, pixels * sizeof(T));
+        if (!present[p]) clear_row(to + p * pixels, pixels);
       }
     });
   });

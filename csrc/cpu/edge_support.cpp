@@ -43,8 +43,8 @@ struct Scratch {
 };
 
 // The rows [first, last) of cells of one image, not yet divided by the image's maximum; returns the maximum of what they see.
-template <class A, class T>
-CAMGUIDE_MULTIVERSION A cells(const Shape& s, Scratch<A>& w, const T* image, float* to, int64_t first, int64_t last) {
+template <class A>
+CAMGUIDE_MULTIVERSION A cells(const Shape& s, Scratch<A>& w, const Source<A>& image, float* to, int64_t first, int64_t last) {
   const int64_t y0 = std::max<int64_t>(s.top(first) - 1, 0), y1 = std::min(s.bottom(last - 1) + 1, s.height);
   const auto edges = [&](int64_t y) { return w.edges + ((y - y0) * w.pitch + w.pad); };
   for (int c = 0; c < 3; ++c) {
@@ -89,9 +89,8 @@ CAMGUIDE_MULTIVERSION A cells(const Shape& s, Scratch<A>& w, const T* image, flo
   return *std::max_element(largest, largest + s.width);
 }
 
-template <class T>
-void support(const Shape& s, int64_t images, const T* image, float* to) {
-  using A = Wide<T>;
+template <class A>
+void support(const Shape& s, int64_t images, const Source<A>& image, float* to) {
   std::vector<A> largest(images * s.bands());
   torch::stable::parallel_for(0, largest.size(), 1, [&](int64_t begin, int64_t end) {
     Scratch<A> scratch(s);
@@ -101,7 +100,7 @@ void support(const Shape& s, int64_t images, const T* image, float* to) {
                             std::min(first + s.band(), s.rows));
     }
   });
-  const double least = 1e-12 * 3 * (std::is_same_v<T, uint8_t> ? 255 : 1);  // these edges are sums, of channels in 0..255
+  const double least = 1e-12 * 3 * (image.type == ScalarType::Byte ? 255 : 1);  // these edges are sums, of channels in 0..255
   for (int64_t b = 0; b < images; ++b) {
     const auto of_bands = largest.begin() + b * s.bands();
     const double divisor = std::max<double>(*std::max_element(of_bands, of_bands + s.bands()), least);
@@ -115,11 +114,7 @@ Tensor edge_support(const Tensor& image, std::vector<int64_t> size) {
   const Shape shape{from.size(2), from.size(3), size[0], size[1]};
   Tensor result = torch::stable::new_empty(from, {from.size(0), 1, size[0], size[1]}, ScalarType::Float);
   float* const to = result.mutable_data_ptr<float>();
-  if (from.scalar_type() == ScalarType::Byte) {
-    support(shape, from.size(0), from.const_data_ptr<uint8_t>(), to);
-  } else {
-    with_floats(from, "image", [&](auto* data) { support(shape, from.size(0), data, to); });
-  }
+  with_image_sums(from, "image", [&]<class A>(A) { support(shape, from.size(0), source_of<A>(from), to); });
   return result;
 }
 

@@ -9,7 +9,7 @@
 // which bounds the drift. Sums along the row follow at once (windows.h), and stage 2 takes a row of a and b as soon as stage 1 has
 // made it. The statistics of the guide, S^-1 and mu, are made once a tile and serve all channels. They and the rows of two windows
 // are all the memory there is.
-#include "../camguide.h"
+#include "../rows.h"
 #include "../windows.h"
 
 #include <algorithm>
@@ -76,19 +76,21 @@ struct Workspace {
 };
 
 // The tile's guide around its mean - GF does not see a shift of I, and small numbers cancel less - with zeros outside the image.
-template <class A, class G>
-void load_guide(Workspace<A>& w, const G* image, int64_t y0, int64_t x0) {
+template <class A>
+void load_guide(Workspace<A>& w, const Source<A>& image, A unit, int64_t y0, int64_t x0) {
   const int64_t height = w.rows.size, width = w.columns.size, top = y0 - 2 * w.rows.radius, left = x0 - 2 * w.columns.radius;
   const int64_t y_begin = std::max<int64_t>(top, 0), y_end = std::min(top + w.h2, height);
   const int64_t x_begin = std::max<int64_t>(left, 0), x_end = std::min(left + w.n2, width);
-  const A unit = std::is_same_v<G, uint8_t> ? A(255) : A(1);
   std::fill_n(w.guide, 3 * w.h2 * w.s2, A(0));
   for (int64_t c = 0; c < 3; ++c) {
-    const G* const plane = image + c * height * width;
+    const Source<A> plane = image + c * height * width;
     A* const out = w.guide + c * w.s2 - top * 3 * w.s2 - left;
     double sum = 0;
-    for (int64_t y = y_begin; y < y_end; ++y)
-      for (int64_t x = x_begin; x < x_end; ++x) sum += out[y * 3 * w.s2 + x] = static_cast<A>(plane[y * width + x]) / unit;
+    for (int64_t y = y_begin; y < y_end; ++y) {
+      A* const row = out + y * 3 * w.s2;
+      read_row(plane + (y * width + x_begin), row + x_begin, x_end - x_begin);
+      for (int64_t x = x_begin; x < x_end; ++x) sum += row[x] /= unit;
+    }
     const A mean = static_cast<A>(sum / ((y_end - y_begin) * (x_end - x_begin)));
     for (int64_t y = y_begin; y < y_end; ++y)
       for (int64_t x = x_begin; x < x_end; ++x) out[y * 3 * w.s2 + x] -= mean;
@@ -142,8 +144,9 @@ CAMGUIDE_MULTIVERSION void guide_statistics(Workspace<A>& w, double eps, int64_t
 }
 
 // One channel of one tile: z and out point to its plane.
-template <class A, class T>
-CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const T* z, T* out, int64_t y0, int64_t x0) {
+template <class A>
+CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const Source<A>& z, const Target<A>& out, int64_t y0,
+                                          int64_t x0) {
   const int64_t height = w.rows.size, width = w.columns.size, ry = w.rows.radius, rx = w.columns.radius, wy = w.rows.window();
   const int64_t left = x0 - 2 * rx, begin = std::max<int64_t>(-left, 0), end = std::min(w.n2, width - left);
   const int64_t s1 = w.s1, s2 = w.s2, stride1 = w.stage1.stride(), stride2 = w.stage2.stride();
@@ -158,12 +161,10 @@ CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const T
     const int64_t y2 = y0 + t - 2 * ry, y1 = y2 - ry, y = y1 - ry;  // the row that enters, and the centres of the two windows
     if (y >= height) break;
     if (y2 >= 0 && y2 < height) {
-      const T* const row = z + y2 * width + left;
-      const A rn_row = static_cast<A>(w.rows.inverse_count(y2));
+      read_row(z + (y2 * width + left + begin), p + begin, end - begin);
       if (adjoint) {
-        for (int64_t i = begin; i < end; ++i) p[i] = static_cast<A>(row[i]) * (rn_row * rn[i]);
-      } else {
-        for (int64_t i = begin; i < end; ++i) p[i] = static_cast<A>(row[i]);
+        const A rn_row = static_cast<A>(w.rows.inverse_count(y2));
+        for (int64_t i = begin; i < end; ++i) p[i] *= rn_row * rn[i];
       }
     } else {
       std::fill_n(p, s2, A(0));
@@ -212,39 +213,39 @@ CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const T
       for (int c = 0; c < 3; ++c) q += stage2.at(c + 1, i) * load(here + c * s2 + i);
       store(w.q + i, adjoint ? q : rn0 * load(rn + 2 * rx + i) * q);
     }
-    T* const q = out + y * width + x0;
-    for (int64_t i = 0; i < std::min(w.n0, width - x0); ++i) q[i] = static_cast<T>(w.q[i]);
+    write_row(w.q, out + (y * width + x0), std::min(w.n0, width - x0));
   }
 }
 
-template <class A, class T, class G>
-void filter_tile(const Problem& f, Workspace<A>& w, const G* guide, const T* z, T* out, int64_t tile) {
+template <class A>
+void filter_tile(const Problem& f, Workspace<A>& w, const Source<A>& guide, A unit, const Source<A>& z, const Target<A>& out,
+                 int64_t tile) {
   const int64_t y0 = tile / w.columns.tiles * w.rows.tile, x0 = tile % w.columns.tiles * w.columns.tile;
   const int64_t plane = w.rows.size * w.columns.size;
   for (int64_t i = 0; i < w.n2; ++i) w.rn[i] = static_cast<A>(w.columns.inverse_count(x0 - 2 * w.columns.radius + i));
-  load_guide(w, guide, y0, x0);
+  load_guide(w, guide, unit, y0, x0);
   guide_statistics(w, f.eps, y0);
   for (int64_t k = 0; k < f.channels; ++k) filter_channel(w, f.adjoint, z + k * plane, out + k * plane, y0, x0);
 }
 
 Tensor guided_filter(const Tensor& z, const Tensor& guide, int64_t radius, double eps, bool adjoint) {
-  const Tensor p = torch::stable::contiguous(z), image = torch::stable::contiguous(guide);
+  const ScalarType type = wide(z.scalar_type());
+  const Tensor p = torch::stable::contiguous(z);
+  const Tensor image = torch::stable::contiguous(wide(guide.scalar_type()) == type ? guide : torch::stable::to(guide, type));
   Tensor q = torch::stable::new_empty(z, {z.size(0), z.size(1), z.size(2), z.size(3)});
   const int64_t batch = p.size(0), channels = p.size(1), height = p.size(2), width = p.size(3), plane = height * width;
-  with_floats(p, "z", [&](auto* z_data) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(z_data)>>;
-    using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
-    T* const q_data = q.mutable_data_ptr<T>();
+  with_sums(p, "z", [&]<class A>(A) {
+    const Source<A> from = source_of<A>(p), guide_from = source_of<A>(image);
+    const Target<A> to = target_of<A>(q);
+    const A unit = guide.scalar_type() == ScalarType::Byte ? A(255) : A(1);
     const Problem f = problem<A>(channels, height, width, radius, eps, adjoint);
     const int64_t tiles = f.rows.tiles * f.columns.tiles;
-    with_image(image, "guide", [&](auto* guide_data) {
-      torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
-        Workspace<A> w(f);
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t b = i / tiles, maps = b * channels * plane;
-          filter_tile(f, w, guide_data + b * 3 * plane, z_data + maps, q_data + maps, i % tiles);
-        }
-      });
+    torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
+      Workspace<A> w(f);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / tiles, maps = b * channels * plane;
+        filter_tile(f, w, guide_from + b * 3 * plane, unit, from + maps, to + maps, i % tiles);
+      }
     });
   });
   return q;

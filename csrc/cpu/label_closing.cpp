@@ -27,33 +27,56 @@ Operation operation_of(const std::string& name) {
   STD_TORCH_CHECK(false, "operation must be opening, erosion or dilation");
 }
 
-// out <- label where `bits` are set: eight rows of a vector of columns.
-template <class T>
-CAMGUIDE_INLINE void write(Bytes bits, T label, T* out, int64_t stride, int64_t columns) {
+// A label map and what becomes of it, uint8, int32 or int64. Which of them is asked by those who read or write labels: the planes
+// of bits are the same for all.
+struct Maps {
+  const void* labels;
+  void* out;
+  ScalarType type;
+
+  // f(labels, out)
+  template <class F>
+  CAMGUIDE_INLINE void typed(const F& f) const {
+    if (type == ScalarType::Byte) return f(static_cast<const uint8_t*>(labels), static_cast<uint8_t*>(out));
+    if (type == ScalarType::Int) return f(static_cast<const int32_t*>(labels), static_cast<int32_t*>(out));
+    f(static_cast<const int64_t*>(labels), static_cast<int64_t*>(out));
+  }
+};
+
+// The tiles of `rows` rows of pixels from pixel `at` on.
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void scan(
+    const Maps& maps, int64_t at, int64_t rows, int64_t w, int64_t ignore, LabelTiles& tiles) {
+  maps.typed([&](const auto* labels, auto*) __attribute__((always_inline)) { tiles.scan(labels + at, rows, w, ignore); });
+}
+
+// out <- label where `bits` are set: eight rows of a vector of columns, from pixel `at` on.
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void write(
+    const Bytes& bits, int64_t label, const Maps& maps, int64_t at, int64_t stride, int64_t columns) {
   const int rows = any(bits);
   alignas(64) uint8_t bit[lanes<uint8_t>];
   store(bit, bits);
-  for (int64_t i = 0; i < 8; ++i) {
-    if (!(rows >> i & 1)) continue;
-    T* const at = out + i * stride;
-    if (columns >= lanes<uint8_t>) {
-      for (int64_t x = 0; x < lanes<uint8_t>; ++x) at[x] = bit[x] >> i & 1 ? label : at[x];
-    } else {
-      for (int64_t x = 0; x < columns; ++x) at[x] = bit[x] >> i & 1 ? label : at[x];
+  maps.typed([&]<class T>(const T*, T* out) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < 8; ++i) {
+      if (!(rows >> i & 1)) continue;
+      T* const to = out + at + i * stride;
+      if (columns >= lanes<uint8_t>) {
+        for (int64_t x = 0; x < lanes<uint8_t>; ++x) to[x] = bit[x] >> i & 1 ? static_cast<T>(label) : to[x];
+      } else {
+        for (int64_t x = 0; x < columns; ++x) to[x] = bit[x] >> i & 1 ? static_cast<T>(label) : to[x];
+      }
     }
-  }
+  });
 }
 
-// The rows [begin, end) of an image of h rows; strips begin at multiples of eight.
-template <class T>
-CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t begin, int64_t end, Operation operation,
-                                 int64_t radius, int64_t background, int64_t ignore, T* out) {
+// The rows [begin, end) of the image of h rows that begins at pixel `image`; strips begin at multiples of eight.
+CAMGUIDE_MULTIVERSION void apply(const Maps& maps, int64_t image, int64_t h, int64_t w, int64_t begin, int64_t end,
+                                 Operation operation, int64_t radius, int64_t background, int64_t ignore) {
   const int64_t reach = operation.passes * radius;
   const int64_t top = std::max<int64_t>(0, begin - reach) / 8 * 8, rows = std::min(h, end + reach) - top;
-  std::copy_n(labels + begin * w, (end - begin) * w, out + begin * w);
-  out += begin * w;
-  LabelTiles<T> tiles;
-  tiles.scan(labels + top * w, rows, w, ignore);
+  const int64_t first = image + begin * w;
+  maps.typed([&](const auto* labels, auto* out) { std::copy_n(labels + first, (end - begin) * w, out + first); });
+  LabelTiles tiles;
+  scan(maps, image + top * w, rows, w, ignore, tiles);
   const int64_t above = begin - top;
   Plane open(end - begin, w);  // what growing classes may take, or what shrinking ones have not kept
   for (const auto& c : tiles.classes()) {
@@ -88,7 +111,7 @@ CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t 
         const Bytes free = load(at), taken = free & load(plane.block((y - area.top) / 8) + x);
         if (!any(taken)) continue;
         store(at, free ^ taken);
-        if (operation.grows) write(taken, c.label, out + (y - above) * w + area.left + x, w, area.columns() - x);
+        if (operation.grows) write(taken, c.label, maps, first + (y - above) * w + area.left + x, w, area.columns() - x);
       }
     }
   }
@@ -96,7 +119,7 @@ CAMGUIDE_MULTIVERSION void apply(const T* labels, int64_t h, int64_t w, int64_t 
   for (int64_t y = 0; y < end - begin; y += 8) {
     for (int64_t x = 0; x < w; x += lanes<uint8_t>) {
       const Bytes lost = load(open.block(y / 8) + x);
-      if (any(lost)) write(lost, static_cast<T>(background), out + y * w + x, w, w - x);
+      if (any(lost)) write(lost, background, maps, first + y * w + x, w, w - x);
     }
   }
 }
@@ -107,12 +130,11 @@ Tensor transform(const Tensor& labels, Operation operation, int64_t kernel_size,
   const int64_t h = labels.size(1), w = labels.size(2);
   const int64_t radius = std::min(kernel_size / 2, std::max(h, w));
   const int64_t strip = std::max<int64_t>(128, 8 * operation.passes * radius), strips = (h + strip - 1) / strip;
-  with_labels(from, "labels", [&]<class T>(const T* data) {
-    T* const to = out.mutable_data_ptr<T>();
-    for_each(labels.size(0) * strips, [&](int64_t i) {
-      const int64_t image = i / strips * h * w, begin = i % strips * strip;
-      apply(data + image, h, w, begin, std::min(h, begin + strip), operation, radius, background, ignore, to + image);
-    });
+  with_labels(from, "labels", [](auto*) {});  // or they are of no type that Maps knows
+  const Maps maps{from.const_data_ptr(), out.mutable_data_ptr(), from.scalar_type()};
+  for_each(labels.size(0) * strips, [&](int64_t i) {
+    const int64_t begin = i % strips * strip;
+    apply(maps, i / strips * h * w, h, w, begin, std::min(h, begin + strip), operation, radius, background, ignore);
   });
   return out;
 }

@@ -99,8 +99,8 @@ CAMGUIDE_INLINE void read_weights(const Shape& s, Scratch<A>& w, const uint8_t* 
 }
 
 // Row t enters the sums in the place of row t - (2 ry + 1); a row below the map only makes that one leave.
-template <bool kGrad, class A, class T>
-CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const T* f, const uint8_t* valid, int64_t t, bool first, A eps) {
+template <bool kGrad, class A>
+CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, int64_t t, bool first, A eps) {
   const int64_t n = w.n, slot = t % w.slots;
   A* __restrict const inverse = w.inverse + slot * n;
   A* __restrict const largest = w.largest + slot * n;
@@ -153,8 +153,8 @@ CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const T* f, const uint
 }
 
 // Row y, whose window is in the sums; returns the sum of its loss.
-template <int kRadius, bool kGrad, class A, class T>
-CAMGUIDE_INLINE double leave(const Shape& s, Scratch<A>& w, T* grad, int64_t y) {
+template <int kRadius, bool kGrad, class A>
+CAMGUIDE_INLINE double leave(const Shape& s, Scratch<A>& w, const Target<A>& grad, int64_t y) {
   const int64_t n = w.n, slot = y % w.slots, rx = s.rx();
   const A* const ring = w.ring + slot * s.classes * n;
   Vec<A> loss = {};
@@ -199,8 +199,9 @@ CAMGUIDE_INLINE double leave(const Shape& s, Scratch<A>& w, T* grad, int64_t y) 
   return sum_lanes<A>(loss);
 }
 
-template <int kRadius, bool kGrad, class A, class T>
-CAMGUIDE_INLINE double rows(const Shape& s, Scratch<A>& w, const T* f, const uint8_t* valid, T* grad, int64_t y0, A eps) {
+template <int kRadius, bool kGrad, class A>
+CAMGUIDE_INLINE double rows(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, const Target<A>& grad,
+                            int64_t y0, A eps) {
   const int64_t ry = s.ry(), first = std::max<int64_t>(y0 - ry, 0), y1 = std::min(y0 + s.band(), s.height);
   double loss = 0;
   w.clear();
@@ -212,11 +213,13 @@ CAMGUIDE_INLINE double rows(const Shape& s, Scratch<A>& w, const T* f, const uin
 }
 
 // The band of one image that begins in row y0; grad may be null. Returns the sum of its loss.
-template <class A, class T>
-CAMGUIDE_MULTIVERSION double band(const Shape& s, Scratch<A>& w, const T* f, const uint8_t* valid, T* grad, int64_t y0, A eps) {
-  const bool paper = s.rx() == 3;
-  if (!grad) return paper ? rows<3, false>(s, w, f, valid, grad, y0, eps) : rows<-1, false>(s, w, f, valid, grad, y0, eps);
-  return paper ? rows<3, true>(s, w, f, valid, grad, y0, eps) : rows<-1, true>(s, w, f, valid, grad, y0, eps);
+template <class A>
+CAMGUIDE_MULTIVERSION double band(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, const Target<A>& grad,
+                                  int64_t y0, A eps) {
+  if constexpr (std::is_same_v<A, float>) {  // the paper's window
+    if (s.rx() == 3) return grad ? rows<3, true>(s, w, f, valid, grad, y0, eps) : rows<3, false>(s, w, f, valid, grad, y0, eps);
+  }
+  return grad ? rows<-1, true>(s, w, f, valid, grad, y0, eps) : rows<-1, false>(s, w, f, valid, grad, y0, eps);
 }
 
 int64_t count_valid(const uint8_t* valid, int64_t n) {
@@ -235,15 +238,14 @@ std::tuple<Tensor, Tensor, Tensor> local_consistency_loss(
   const uint8_t* const v = inside ? static_cast<const uint8_t*>(inside->const_data_ptr()) : nullptr;
   Tensor grad = need_grad ? new_like(f) : torch::stable::new_empty(f, {0});
   std::vector<double> losses(images * shape.bands());
-  with_floats(f, "features", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using A = Wide<T>;
-    T* const to = need_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr;
+  with_sums(f, "features", [&]<class A>(A) {
+    const Source<A> from = source_of<A>(f);
+    const Target<A> to = target_of<A>(grad);
     torch::stable::parallel_for(0, losses.size(), 1, [&](int64_t begin, int64_t end) {
       Scratch<A> scratch(shape);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t image = i / shape.bands(), at = image * classes * pixels;
-        losses[i] = band<A>(shape, scratch, from + at, v ? v + image * pixels : nullptr, to ? to + at : nullptr,
+        losses[i] = band<A>(shape, scratch, from + at, v ? v + image * pixels : nullptr, to ? to + at : to,
                             i % shape.bands() * shape.band(), static_cast<A>(eps));
       }
     });

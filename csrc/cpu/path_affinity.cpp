@@ -190,51 +190,67 @@ CAMGUIDE_MULTIVERSION void pairs(const Grid& g, const A* runs, const LabelOf<A>*
       });
 }
 
-// An image in the layout of `g`: edges end in zeros, labels in unknown ones. False if it holds a NaN.
-template <class A, class T, class L>
-bool read_image(const Grid& g, const T* edge, const L* target, int64_t ignore, A* edges, LabelOf<A>* labels) {
+// The edges of an image in the layout of `g`, ended by zeros. False if they hold a NaN.
+template <class A>
+bool read_edges(const Grid& g, const Source<A>& from, A* edges) {
   bool finite = true;
-  for (int64_t y = 0; y < g.height; ++y) {
-    for (int64_t x = 0; x < g.width; ++x) {
-      const A e = widen(edge[y * g.width + x]);
-      const int64_t t = target[y * g.width + x];
-      finite &= e == e;
-      edges[y * g.row + x] = e;
-      labels[y * g.row + x] = t == ignore || t < 0 ? -1 : static_cast<LabelOf<A>>(t);
-    }
-    std::fill_n(edges + y * g.row + g.width, g.row - g.width, A(0));
-    std::fill_n(labels + y * g.row + g.width, g.row - g.width, LabelOf<A>(-1));
+  for (int64_t y = 0; y < g.height; ++y, edges += g.row) {
+    std::fill_n(edges, g.row, A(0));
+    read_row(from + y * g.width, edges, g.width);
+    for (int64_t x = 0; x < g.width; ++x) finite &= edges[x] == edges[x];
   }
   return finite;
 }
 
+// Its labels, ended by unknown ones.
+template <class I, class L>
+void read_labels(const Grid& g, const L* target, int64_t ignore, I* labels) {
+  for (int64_t y = 0; y < g.height; ++y, labels += g.row) {
+    for (int64_t x = 0; x < g.width; ++x) {
+      const int64_t t = target[y * g.width + x];
+      labels[x] = t == ignore || t < 0 ? -1 : static_cast<I>(t);
+    }
+    std::fill_n(labels + g.width, g.row - g.width, I(-1));
+  }
+}
+
 // Adds up what the tiles of an image found, in their order.
-template <class A, class T>
-void write_gradient(const Grid& g, const A* tiles, T* to) {
+template <class A>
+void write_gradient(const Grid& g, const A* tiles, const Target<A>& to) {
   const int64_t size = (kTile + g.reach) * g.row;
+  const Buffer<A> sum(g.row);
   for (int64_t y = 0; y < g.height; ++y) {
     const int64_t first = (std::max<int64_t>(0, y - g.reach - kTile + 1) + kTile - 1) / kTile;
-    for (int64_t x = 0; x < g.width; ++x) {
-      A sum = 0;
-      for (int64_t t = first; t <= y / kTile; ++t) sum += tiles[t * size + (y - t * kTile) * g.row + x];
-      narrow(sum, to[y * g.width + x]);
+    std::fill_n(+sum, g.width, A(0));
+    for (int64_t t = first; t <= y / kTile; ++t) {
+      const A* const from = tiles + t * size + (y - t * kTile) * g.row;
+      for (int64_t x = 0; x < g.width; ++x) sum[x] += from[x];
     }
+    write_row(+sum, to + y * g.width, g.width);
   }
+}
+
+template <class A>
+void fill_with_nan(const Grid& g, const Target<A>& to) {
+  const Buffer<A> row(g.row);
+  std::fill_n(+row, g.row, std::numeric_limits<A>::quiet_NaN());
+  for (int64_t y = 0; y < g.height; ++y) write_row(+row, to + y * g.width, g.width);
 }
 
 struct Result {
   double loss = 0, parts[kKinds] = {}, scale = 1;
 };
 
-template <class T, class L>
-Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* target, int64_t ignore, T* grad) {
-  using A = Wide<T>;
+template <class A>
+Result path_affinity(const Grid& g, int64_t images, const Source<A>& edge, const Tensor& target, int64_t ignore,
+                     const Target<A>& grad) {
   const int64_t cells = g.height * g.width, padded = g.height * g.row, tiles = g.tiles(), tasks = images * tiles;
   const Buffer<A> edges(images * padded);
   const Buffer<LabelOf<A>> labels(images * padded);
   std::vector<uint8_t> finite(images);
-  for_each(images, [&](int64_t b) {
-    finite[b] = read_image(g, edge + b * cells, target + b * cells, ignore, edges.get() + b * padded, labels.get() + b * padded);
+  for_each(images, [&](int64_t b) { finite[b] = read_edges(g, edge + b * cells, edges + b * padded); });
+  with_integers(target, "target", [&](auto* from) {
+    for_each(images, [&](int64_t b) { read_labels(g, from + b * cells, ignore, labels + b * padded); });
   });
   const auto first_row = [&](int64_t task) { return task % tiles * kTile; };
   const auto position = [&](int64_t task) { return task / tiles * padded + first_row(task) * g.row; };
@@ -245,7 +261,7 @@ Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* targ
   for (size_t i = 0; i < counts.size(); ++i) n[i % kKinds] += counts[i];
   for (int k = 0; k < kKinds; ++k) most = std::max(most, weights[k] = n[k] ? kShares[k] / n[k] : 0);
   if (most == 0) {
-    if (grad) std::fill_n(grad, images * cells, T(0));
+    if (grad) clear_row(grad, images * cells);
     return result;
   }
   result.scale = most * g.paths / (kLargest * kEpsilon);
@@ -279,7 +295,7 @@ Result path_affinity(const Grid& g, int64_t images, const T* edge, const L* targ
   for (int64_t b = 0; b < images; ++b) {
     if (finite[b]) continue;
     result.loss = std::numeric_limits<double>::quiet_NaN();
-    if (grad) std::fill_n(grad + b * cells, cells, static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
+    if (grad) fill_with_nan(g, grad + b * cells);
   }
   return result;
 }
@@ -291,13 +307,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> path_affinity_loss(const Tensor& edge
   const ScalarType type = wide(x.scalar_type());
   Tensor parts = torch::stable::new_empty(x, {kKinds}, type);
   Result result;
-  with_floats(x, "edge", [&](auto* from) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    const Grid g = Grid::of<Wide<T>>(x.size(2), x.size(3), radius);
-    T* const to = need_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr;
-    with_integers(t, "target", [&](auto* labels) { result = path_affinity(g, x.size(0), from, labels, ignore, to); });
-    auto* const each = static_cast<Wide<T>*>(parts.mutable_data_ptr());
-    std::copy_n(result.parts, static_cast<int>(kKinds), each);
+  with_sums(x, "edge", [&]<class A>(A) {
+    const Grid g = Grid::of<A>(x.size(2), x.size(3), radius);
+    result = path_affinity(g, x.size(0), source_of<A>(x), t, ignore, target_of<A>(grad));
+    std::copy_n(result.parts, static_cast<int>(kKinds), static_cast<A*>(parts.mutable_data_ptr()));
   });
   return {scalar(x, type, result.loss), grad, scalar(x, type, result.scale), parts};
 }

@@ -64,9 +64,9 @@ struct Weights {
 };
 
 // n pixels of an image from pixel `at`; grad may be null. Adds the losses of background and foreground.
-template <class A, class T>
-CAMGUIDE_MULTIVERSION void block(const Image& image, Scratch<A>& w, const Weights& weights, const T* cam, T* grad, int64_t at,
-                                 int64_t n, int64_t pixels, double* losses) {
+template <class A>
+CAMGUIDE_MULTIVERSION void block(const Image& image, Scratch<A>& w, const Weights& weights, const Source<A>& cam,
+                                 const Target<A>& grad, int64_t at, int64_t n, int64_t pixels, double* losses) {
   const A s = static_cast<A>(weights.smooth), scale = 1 / (1 + s * static_cast<A>(1 + image.active.size()));
   const A back = static_cast<A>(weights.group[0]), fore = static_cast<A>(weights.group[1]);
   const A* __restrict const target = w.target + 0;
@@ -80,7 +80,7 @@ CAMGUIDE_MULTIVERSION void block(const Image& image, Scratch<A>& w, const Weight
   std::fill_n(chosen, n, A(0));
   for (const int64_t k : image.active) {
     const A index = static_cast<A>(k);
-    read_row(cam + k * pixels + at, row, n);
+    read_row(cam + (k * pixels + at), row, n);
 #pragma GCC ivdep
     for (int64_t x = 0; x < n; ++x) {
       const A low = row[x] < 0 ? A(0) : row[x];  // a NaN stays one
@@ -112,13 +112,13 @@ CAMGUIDE_MULTIVERSION void block(const Image& image, Scratch<A>& w, const Weight
   }
   if (!grad) return;
   for (int64_t k = 0; k < image.classes; ++k) {
-    T* const to = grad + k * pixels + at;
+    const Target<A> to = grad + (k * pixels + at);
     if (!image.present[k]) {
-      std::memset(static_cast<void*>(to), 0, n * sizeof(T));
+      clear_row(to, n);
       continue;
     }
     const A index = static_cast<A>(k);
-    read_row(cam + k * pixels + at, row, n);
+    read_row(cam + (k * pixels + at), row, n);
 #pragma GCC ivdep
     for (int64_t x = 0; x < n; ++x) {
       const A t = target[x], c = row[x], at_largest = t == 0 ? A(-1) : A(0), others = -p[x];
@@ -173,10 +173,9 @@ std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& t
     Weights weights{smooth, {}};
     for (int g = 0; g < 2; ++g) weights.group[g] = n[g] ? stored / (static_cast<double>(n[g]) * groups) : 0;
     std::vector<double> losses(images * blocks * 2);
-    with_floats(x, "cam", [&](auto* from) {
-      using T = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-      using A = Wide<T>;
-      T* const to = need_grad ? static_cast<T*>(grad.mutable_data_ptr()) : nullptr;
+    with_sums(x, "cam", [&]<class A>(A) {
+      const Source<A> from = source_of<A>(x);
+      const Target<A> to = target_of<A>(grad);
       torch::stable::parallel_for(0, images * blocks, 8, [&](int64_t begin, int64_t end) {
         Scratch<A> scratch;
         for (int64_t i = begin; i < end; ++i) {
@@ -185,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& t
             const int64_t label = labels[b * pixels + at + j];
             *(scratch.target + j) = image[b].counts(label) ? static_cast<A>(label) : A(-1);
           }
-          block<A>(image[b], scratch, weights, from + b * classes * pixels, to ? to + b * classes * pixels : nullptr, at, count,
+          block<A>(image[b], scratch, weights, from + b * classes * pixels, to ? to + b * classes * pixels : to, at, count,
                    pixels, losses.data() + 2 * i);
         }
       });
