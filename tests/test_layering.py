@@ -13,7 +13,7 @@ PACKAGE = ROOT / "camguide_fast"
 # From the bottom up. A file may import what lies in a lower row, and its own package. What is not named is in the top
 # row, where files may import one another, but not in a circle.
 ROWS = [
-    {"errors", "precision"},
+    {"errors", "precision", "waiting"},
     {"cli", "config"},
     {"reference", "kernels", "_C"},
     {"ops"},
