@@ -267,7 +267,7 @@ def test_two_processes_share_a_run(demo, tmp_path):
         timeout=1200,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr  # whole: what a process says stands above torchrun's summary
     names = {f"{stage}.safetensors" for stage in ("teacher", "stage1", "affinity")}
     assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == names
     assert len(list((tmp_path / "run/cams/stage1/val").glob("*.npz"))) == 4
