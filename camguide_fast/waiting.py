@@ -1,9 +1,9 @@
 """How torch's threads wait for one another; to be chosen before torch, and OpenMP with it, is loaded.
 
-PyTorch's wheels leave it to GNU's OpenMP, whose threads spin for milliseconds. On a quiet machine nothing is faster;
-beside other work, loader workers included, it keeps a core from the thread that is waited for. Spinning 10,000 times
-(less than a millisecond) and sleeping then costs at most 2 % of a training step where it is quiet, and beside a busy
-process a step takes 1.2 to 1.4 times less long. Sleeping at once costs 10 to 60 % where it is quiet.
+PyTorch's wheels leave it to GNU's OpenMP, whose threads spin for milliseconds. Beside other work on
+the same cores that keeps a core from the thread that is waited for. Spinning 10,000 times
+(less than a millisecond) and sleeping then makes a training step 1.1 to 1.4 times faster beside a busy process, and 4 %
+slower to 4 % faster where it is quiet. Sleeping at once costs 9 to 64 % there.
 """
 
 import os
