@@ -51,8 +51,9 @@ alignas(64) constexpr auto kInside = [] {
 
 // Adds the piece at `values` (of each map `stride` further) to the sums of its superpixel, [4]. Reads 16 pixels; what is not
 // of the piece may be anything, NaN too. In fp32 within a piece, from there on in fp64.
-template <int64_t maps, class A>
-CAMGUIDE_INLINE void add_piece(const A* values, int64_t stride, int64_t length, double* sums) {
+template <int64_t maps, class T>
+CAMGUIDE_INLINE void add_piece(const T* values, int64_t stride, int64_t length, double* sums) {
+  using A = Wide<T>;
   using Mask = typename Row<A>::Index;
   typename Row<A>::Values part[kMaps] = {};
 #pragma GCC unroll 4
@@ -61,42 +62,28 @@ CAMGUIDE_INLINE void add_piece(const A* values, int64_t stride, int64_t length, 
     for (int64_t i = 0; i < kPiece; i += Row<A>::size) {
       Mask inside;
       std::memcpy(&inside, kInside<A>.data() + kPiece - length + i, sizeof inside);
-      part[k] += (typename Row<A>::Values)((Mask)Row<A>::load(values + k * stride + i) & inside);
+      A wide[Row<A>::size];
+      for (int64_t x = 0; x < Row<A>::size; ++x) wide[x] = widen(values[k * stride + i + x]);
+      part[k] += (typename Row<A>::Values)((Mask)Row<A>::load(wide) & inside);
     }
   }
   Row<double>::store(sums, Row<double>::load(sums) + across(part[0], part[1], part[2], part[3]));
 }
 
-// Adds the pieces of a chunk to the sums of their superpixels, [N, 4]. `values` holds `readable` pixels of each map, the first of
-// them pixel `begin` of the image.
-template <int64_t maps, class A>
-CAMGUIDE_INLINE void add_pieces(const A* values, int64_t stride, int64_t readable, const Piece* pieces, int64_t count,
-                                int64_t begin, double* sums) {
-  for (const Piece* p = pieces; p < pieces + count; ++p) {
-    double* const own = sums + int64_t{p->label} * kMaps;
-    const int64_t at = p->at - begin;
-    if (at + kPiece <= readable) [[likely]] {
-      add_piece<maps>(values + at, stride, p->length, own);
-    } else {  // too near to the end of the memory
-      A last[maps * kPiece] = {};
-      for (int64_t k = 0; k < maps; ++k) std::copy_n(values + k * stride + at, p->length, last + k * kPiece);
-      add_piece<maps>(last, kPiece, p->length, own);
-    }
-  }
-}
-
 // Sums of maps [maps, H, W] over each superpixel, added to [N, 4].
-template <int64_t maps, class A>
-CAMGUIDE_INLINE void sum_maps(const Source<A>& values, const Pieces& pieces, double* sums) {
-  constexpr int64_t stride = kChunk + kPiece;
-  const Buffer<A> widened(maps * stride);
+template <int64_t maps, class T>
+CAMGUIDE_INLINE void sum_maps(const T* values, const Pieces& pieces, double* sums) {
   for (int64_t chunk = 0; chunk < pieces.chunks(); ++chunk) {
-    const int64_t begin = pieces.begin(chunk), n = pieces.end(chunk) - begin;
-    if (const A* const own = values.own()) {
-      add_pieces<maps>(own + begin, pieces.pixels, pieces.pixels - begin, pieces.of(chunk), pieces.count(chunk), begin, sums);
-    } else {
-      for (int64_t k = 0; k < maps; ++k) read_row(values + (k * pieces.pixels + begin), widened + k * stride, n);
-      add_pieces<maps>(+widened, stride, stride, pieces.of(chunk), pieces.count(chunk), begin, sums);
+    const Piece* const end = pieces.of(chunk) + pieces.count(chunk);
+    for (const Piece* p = pieces.of(chunk); p < end; ++p) {
+      double* const own = sums + int64_t{p->label} * kMaps;
+      if (p->at + kPiece <= pieces.pixels) [[likely]] {
+        add_piece<maps>(values + p->at, pieces.pixels, p->length, own);
+      } else {  // too near to the end of the memory
+        T last[maps * kPiece] = {};
+        for (int64_t k = 0; k < maps; ++k) std::copy_n(values + k * pieces.pixels + p->at, p->length, last + k * kPiece);
+        add_piece<maps>(last, kPiece, p->length, own);
+      }
     }
   }
 }

@@ -43,14 +43,21 @@ CAMGUIDE_MULTIVERSION int64_t cut_chunk(const int32_t* labels, int64_t begin, in
   return cut(labels, begin, end, pieces, starts);
 }
 
-// Adds L, a, b to the sums of each piece's superpixel; `Lab` holds the pixels from `begin` on, and 16 more.
+// Adds L, a, b to the sums of each piece's superpixel; `Lab` holds the pixels from `begin` on.
+template <class A>
+CAMGUIDE_INLINE void add_pieces(const A* Lab, int64_t stride, const Piece* pieces, int64_t count, int64_t begin, double* sums) {
+  for (const Piece* p = pieces; p < pieces + count; ++p) {
+    add_piece<3>(Lab + p->at - begin, stride, p->length, sums + int64_t{p->label} * kMaps);
+  }
+}
+
 CAMGUIDE_MULTIVERSION void add_colours(
     const float* Lab, int64_t stride, const Piece* pieces, int64_t count, int64_t begin, double* sums) {
-  add_pieces<3>(Lab, stride, stride, pieces, count, begin, sums);
+  add_pieces(Lab, stride, pieces, count, begin, sums);
 }
 
 void add_colours(const double* Lab, int64_t stride, const Piece* pieces, int64_t count, int64_t begin, double* sums) {
-  add_pieces<3>(Lab, stride, stride, pieces, count, begin, sums);
+  add_pieces(Lab, stride, pieces, count, begin, sums);
 }
 
 struct Superpixels {  // or what a band of the image knows of them
@@ -60,10 +67,10 @@ struct Superpixels {  // or what a band of the image knows of them
   bool inside = true;           // whether all labels are in [0, N); else the rest is not filled in
 };
 
-template <class A>
+template <class T>
 class Reader {
  public:
-  Reader(const Source<A>& image, const int32_t* labels, int64_t height, int64_t width, int64_t n)
+  Reader(const T* image, const int32_t* labels, int64_t height, int64_t width, int64_t n)
       : image_(image), labels_(labels), pixels_(height * width), width_(width), n_(n) {
     for (int v = 0; v < 256; ++v) linear_[v] = linear(static_cast<float>(v) / 255.0f);
   }
@@ -94,30 +101,28 @@ class Reader {
   }
 
  private:
-  const Source<A> image_;
+  const T* const image_;
   const int32_t* const labels_;
   const int64_t pixels_, width_, n_;
   float linear_[256];  // sRGB bytes without their gamma
 
   void read_band(int64_t first, int64_t last, Superpixels& band) const {
     constexpr int64_t stride = kChunk + kPiece;
-    const Buffer<A> colours(3 * stride);
+    const Buffer<Wide<T>> colours(3 * stride);
     const Buffer<Piece> pieces(kChunk);
     uint64_t starts[kChunk / 64];
     for (int64_t begin = first; begin < last; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, last), count = cut_chunk(labels_, begin, end, pieces, starts);
       if (band.inside = below(pieces, count, n_); !band.inside) return;
       for (int64_t c = 0; c < 3; ++c) {
-        const Source<A> from = image_ + (c * pixels_ + begin);
-        A* const to = colours + c * stride;
-        if constexpr (std::is_same_v<A, float>) {
-          if (const uint8_t* const bytes = from.bytes()) {
-            look_up(linear_, bytes, end - begin, to);
-            continue;
-          }
+        const T* const from = image_ + c * pixels_ + begin;
+        Wide<T>* const to = colours + c * stride;
+        if constexpr (std::is_same_v<T, uint8_t>) {
+          look_up(linear_, from, end - begin, to);
+        } else {
+          for (int64_t x = 0; x < end - begin; ++x) to[x] = from[x];
+          undo_gamma(to, end - begin);
         }
-        read_row(from, to, end - begin);
-        undo_gamma(to, end - begin);
       }
       find_lab(colours, stride, end - begin);
       add_colours(colours, stride, pieces, count, begin, band.colours.data());

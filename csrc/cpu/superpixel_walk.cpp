@@ -63,9 +63,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
   STD_TORCH_CHECK(pixels <= std::numeric_limits<int32_t>::max(), "segments must have less than 2^31 pixels");
   const Tensor labels = torch::stable::contiguous(segments), colours = torch::stable::contiguous(image);
   std::vector<Superpixels> found(batch);
-  with_image_sums(colours, "image", [&]<class A>(A) {
+  with_image(colours, "image", [&](auto* data) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     for_each_image(batch, [&](int64_t i) {
-      found[i] = Reader<A>(source_of<A>(colours) + i * 3 * pixels, labels.const_data_ptr<int32_t>() + i * pixels, height, width, n).read();
+      found[i] = Reader<T>(data + i * 3 * pixels, labels.const_data_ptr<int32_t>() + i * pixels, height, width, n).read();
     });
   });
   int64_t slots = 0;
@@ -146,26 +147,26 @@ CAMGUIDE_INLINE void in_groups(int64_t maps, const F& f, int64_t begin = 0) {
 }
 
 // Means of each map over the superpixels -> u [N, stride].
-template <class A>
+template <class T>
 CAMGUIDE_INLINE void find_means(
-    const Source<A>& target, const Pieces& pieces, const Graph<A>& graph, int64_t maps, A* u, int64_t stride) {
+    const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t maps, Wide<T>* u, int64_t stride) {
   const Buffer<double> sums(graph.n * kMaps);
-  std::fill_n(u, graph.n * stride, A(0));
+  std::fill_n(u, graph.n * stride, Wide<T>(0));
   in_groups(maps, [&](int64_t k, auto count) {
     std::fill_n(+sums, graph.n * kMaps, 0.0);
     sum_maps<count()>(target + k * pieces.pixels, pieces, sums);
     for (int64_t s = 0; s < graph.n; ++s) {
       const double pixels = std::max(graph.counts[s], 1);
-      for (int64_t j = 0; j < count(); ++j) u[s * stride + k + j] = static_cast<A>(sums[s * kMaps + j] / pixels);
+      for (int64_t j = 0; j < count(); ++j) u[s * stride + k + j] = static_cast<Wide<T>>(sums[s * kMaps + j] / pixels);
     }
   });
 }
 
 // u [N, stride] -> the maps, each pixel with the value of its superpixel.
-template <class A>
-CAMGUIDE_INLINE void write_maps(const A* u, int64_t stride, const Pieces& pieces, int64_t maps, const Target<A>& out) {
+template <class T>
+CAMGUIDE_INLINE void write_maps(const Wide<T>* u, int64_t stride, const Pieces& pieces, int64_t maps, T* out) {
   constexpr int64_t width = kChunk + 2 * kPiece;  // behind the last value a vector is read
-  const Buffer<A> values(kMaps * width), wide(kMaps * kChunk);
+  const Buffer<Wide<T>> values(kMaps * width);
   in_groups(maps, [&](int64_t k, auto count) {
     for (int64_t chunk = 0; chunk < pieces.chunks(); ++chunk) {
       const int64_t begin = pieces.begin(chunk), n = pieces.end(chunk) - begin;
@@ -173,19 +174,15 @@ CAMGUIDE_INLINE void write_maps(const A* u, int64_t stride, const Pieces& pieces
       for (int64_t i = 0; i < pieces.count(chunk); ++i) {
         for (int64_t j = 0; j < count(); ++j) values[j * width + i] = u[own[i].label * stride + k + j];
       }
-      const Target<A> to = out + (k * pieces.pixels + begin);
-      A* const direct = to.own();
-      spread<count()>(pieces.starts(chunk), +values, width, n, direct ? direct : +wide, direct ? pieces.pixels : kChunk);
-      if (direct) continue;
-      for (int64_t j = 0; j < count(); ++j) write_row(wide + j * kChunk, to + j * pieces.pixels, n);
+      spread<count()>(pieces.starts(chunk), +values, width, n, out + k * pieces.pixels + begin, pieces.pixels);
     }
   });
 }
 
-// The maps of one image that a thread is given.
-template <class A>
-CAMGUIDE_MULTIVERSION void walk_maps(
-    const Source<A>& target, const Pieces& pieces, const Graph<A>& graph, int64_t iterations, int64_t maps, const Target<A>& out) {
+template <class T>
+CAMGUIDE_INLINE void walk_maps(
+    const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t iterations, int64_t maps, T* out) {
+  using A = Wide<T>;
   constexpr int64_t most = kVectors * lanes<A>;
   const Buffer<A> u(graph.n * most), next(graph.n * most);
   for (int64_t k = 0; k < maps; k += most) {
@@ -197,21 +194,42 @@ CAMGUIDE_MULTIVERSION void walk_maps(
   }
 }
 
+// The maps of one image that a thread is given.
+CAMGUIDE_MULTIVERSION void walk_image(
+    const float* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, float* out) {
+  walk_maps(target, pieces, graph, iterations, maps, out);
+}
+
+CAMGUIDE_MULTIVERSION void walk_image(
+    const Half* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, Half* out) {
+  walk_maps(target, pieces, graph, iterations, maps, out);
+}
+
+CAMGUIDE_MULTIVERSION void walk_image(
+    const BFloat16* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, BFloat16* out) {
+  walk_maps(target, pieces, graph, iterations, maps, out);
+}
+
+CAMGUIDE_MULTIVERSION void walk_image(
+    const double* target, const Pieces& pieces, const Graph<double>& graph, int64_t iterations, int64_t maps, double* out) {
+  walk_maps(target, pieces, graph, iterations, maps, out);
+}
+
 CAMGUIDE_MULTIVERSION bool find_pieces(const int32_t* labels, int64_t chunk, int64_t n, Pieces& pieces) {
   pieces.find(labels, chunk);
   return below(pieces.of(chunk), pieces.count(chunk), n);
 }
 
-template <class A>
+template <class T>
 void walk_batch(
-    const Source<A>& target, const Tensor& segments, const Tensor& counts, const Tensor& offsets, const Tensor& neighbours,
-    const A* transition, int64_t maps, int64_t iterations, const Target<A>& out) {
+    const T* target, const Tensor& segments, const Tensor& counts, const Tensor& offsets, const Tensor& neighbours,
+    const Wide<T>* transition, int64_t maps, int64_t iterations, T* out) {
   const int64_t batch = segments.size(0), pixels = segments.size(1) * segments.size(2);
   const int64_t n = counts.size(1), slots = neighbours.size(1);
   std::atomic<bool> outside = false;
   for_each_image(batch, [&](int64_t i) {
     const int32_t* const labels = segments.const_data_ptr<int32_t>() + i * pixels;
-    const Graph<A> graph{
+    const Graph<Wide<T>> graph{
         n, counts.const_data_ptr<int32_t>() + i * n, offsets.const_data_ptr<int32_t>() + i * (n + 1),
         neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
     Pieces pieces(pixels);
@@ -223,7 +241,7 @@ void walk_batch(
     if (outside) return;
     torch::stable::parallel_for(0, maps, 1, [&](int64_t begin, int64_t end) {
       const int64_t at = (i * maps + begin) * pixels;
-      walk_maps(target + at, pieces, graph, iterations, end - begin, out + at);
+      walk_image(target + at, pieces, graph, iterations, end - begin, out + at);
     });
   });
   STD_TORCH_CHECK(!outside, "segments must be in [0, ", n, ") (num_segments)");
@@ -239,10 +257,11 @@ Tensor superpixel_random_walk(
   const Tensor converted = transition.scalar_type() == dtype ? transition : torch::stable::to(transition, dtype);
   const Tensor p = torch::stable::contiguous(converted);
   Tensor out = new_like(target);
-  with_sums(maps, "target", [&]<class A>(A) {
+  with_floats(maps, "target", [&](auto* data) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     walk_batch(
-        source_of<A>(maps), labels, own_counts, own_offsets, own_neighbours, p.const_data_ptr<A>(), target.size(1), iterations,
-        target_of<A>(out));
+        data, labels, own_counts, own_offsets, own_neighbours, p.const_data_ptr<Wide<T>>(), target.size(1), iterations,
+        out.mutable_data_ptr<T>());
   });
   return out;
 }
