@@ -108,6 +108,8 @@ class Distillation(CamStage):
     """Stochastic threshold, maximum (Eq. 6)."""
     reg: Literal["relative", "raw"] = "relative"
     """L1 of Eq. 24-25 divided by the batch's mean |F_T|, or raw."""
+    teacher_scales: tuple[float, ...] = (1.0,)
+    """F_T is the mean of the teacher's maps of the view at these scales (Eq. 4: at 1 alone)."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _RULES: dict[str, Rule] = {
     "closing": (lambda x: x >= 0, "0, or a kernel in pixels"),
     "log2_steps": _within(0, 31),
     "long_side": _RANGE,
-    "scales": _SCALES,
+    **dict.fromkeys(("scales", "teacher_scales"), _SCALES),
 }
 
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .models import CamGuideNet, logits
+from .models import STRIDE, CamGuideNet, logits
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
-STRIDE = 16
 MAX_SIDE = 640
 """Larger images are shrunk to this long side before the scales apply: the largest that training shows."""
 

@@ -106,11 +106,10 @@ def demo() -> Config:
         stage1=Distillation(epochs=4, optimizer=adam, cls_loss="hinge", **shared),
         stage2=Distillation(
             epochs=1,
-            crop=160,
-            long_side=(160, 240),
             optimizer=replace(adam, lr=5e-5),
             lambda_cls=0.0,
             lambda_reg=1.0,
+            teacher_scales=(1.0, 2.0),
             **shared | {"batchnorm": "eval", "average": 0.9},
         ),
         stage3=Refinement(
@@ -144,7 +143,7 @@ def demo_scratch() -> Config:
         baseline=classify,
         teacher=classify,
         stage1=replace(base.stage1, epochs=5, optimizer=scratch, batchnorm="train", average=0.0),
-        stage2=replace(base.stage2, crop=None, long_side=None, optimizer=replace(scratch, lr=1e-4)),
+        stage2=replace(base.stage2, optimizer=replace(scratch, lr=1e-4)),
         stage3=replace(
             base.stage3,
             epochs=4,

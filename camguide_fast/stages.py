@@ -5,6 +5,8 @@ for AffinityNet "mask" uint8 [B, S, S], 255 unknown.
 `progress` in [0, 1] is how far the stage has come, `step` counts its iterations.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ from .losses import (
     PathAffinityLoss,
     TargetNLL,
 )
-from .models import AffinityNet, CamGuideNet, CamNet, logits
+from .models import STRIDE, AffinityNet, CamGuideNet, CamNet, logits
 from .targets import TargetMaker, draw_tau, sample, threshold_labels
 
 Batch = dict[str, Tensor]
@@ -106,7 +108,7 @@ class DistillationStage(nn.Module):
         s, label = self.settings, batch["label"]
         x = network_input(self.net, batch)
         with torch.no_grad():
-            teacher = self._teacher[0](network_input(self._teacher[0], batch)).float()  # Eq. 4-5
+            teacher = teacher_maps(self._teacher[0], batch, s.teacher_scales)
             masked = x * teacher_mask(teacher, label, s.low, s.high, x.shape[2:])  # Eq. 6-8
         if s.lambda_cls == 0:
             student = self.net(masked).float()
@@ -116,6 +118,24 @@ class DistillationStage(nn.Module):
         cls, reg = self.cls(logits(student_masked), label), self.reg(student, teacher)  # Eq. 23-24
         loss = s.lambda_cls * cls + s.lambda_reg * reg  # Eq. 40
         return {"loss": loss, "cls": cls.detach(), "reg": reg.detach(), "logits": logits(student).detach()}
+
+
+def teacher_maps(teacher: CamNet, batch: Batch, scales: Sequence[float]) -> Tensor:  # [B, K, h, w]
+    """F_T (Eq. 4-5), at the resolution of the view's own maps.
+
+    PAPER: over several scales it is their mean. Maps of the view alone teach little to a student as large as its
+    teacher.
+    """
+    x = network_input(teacher, batch)
+    return torch.stack([_maps_at(scale, teacher, x) for scale in scales]).mean(0)
+
+
+def _maps_at(scale: float, net: CamNet, x: Tensor) -> Tensor:
+    if scale == 1:
+        return net(x).float()
+    sides = x.shape[2:]
+    view = F.interpolate(x, [max(STRIDE, round(side * scale)) for side in sides], mode="bilinear", antialias=True)
+    return F.interpolate(net(view).float(), [-(-side // STRIDE) for side in sides], mode="bilinear", antialias=True)
 
 
 def teacher_mask(maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size) -> Tensor:  # [B, 1, H, W]

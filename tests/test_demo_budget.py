@@ -46,7 +46,8 @@ def operations(config: Config) -> Iterator[tuple[str, float]]:
     for name, views in (("stage1", 2), ("stage2", 1)):
         stage = getattr(config, name)
         crop = stage.crop or config.data.crop
-        step = 3 * views * forward(student, crop) + forward(teacher, crop) + forward(student, crop)  # + selection
+        taught = sum(forward(teacher, round(crop * scale)) for scale in stage.teacher_scales)
+        step = 3 * views * forward(student, crop) + taught + forward(student, crop)  # + selection
         yield name, TRAIN * (stage.epochs * step + forward(student, crop))
         yield f"{name}'s CAMs", cams(student, scored)
     stage = config.stage3

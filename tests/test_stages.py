@@ -14,6 +14,7 @@ from camguide_fast.stages import (
     merge_tiles,
     network_input,
     split_tiles,
+    teacher_maps,
     teacher_mask,
 )
 
@@ -100,6 +101,30 @@ def test_stage_2_sees_the_masked_view_alone_and_has_no_tag_loss(batch):
     with torch.no_grad():
         maps = teacher(x)
     torch.testing.assert_close(parts["loss"].detach(), (maps - net(seen[0])).abs().mean().detach() / maps.abs().mean())
+
+
+def test_a_teacher_of_several_scales_is_their_mean(batch):
+    teacher = coarse().eval()
+    with torch.no_grad():
+        alone, two, tiny = (teacher_maps(teacher, batch, scales) for scales in ((1.0,), (1.0, 1.5), (0.1,)))
+        x = network_input(teacher, batch)
+        large = teacher(torch.nn.functional.interpolate(x, (96, 96), mode="bilinear", antialias=True))  # [B, K, 6, 6]
+        down = torch.nn.functional.interpolate(large, (4, 4), mode="bilinear", antialias=True)
+        assert torch.equal(alone, teacher(x))
+    torch.testing.assert_close(two, (alone + down) / 2)
+    assert tiny.shape == alone.shape  # a view has at least one cell
+
+
+@pytest.mark.parametrize("lambda_cls", [0.35, 0.0], ids=["stage 1", "stage 2"])
+def test_distillation_follows_the_teacher_of_its_scales(batch, lambda_cls):
+    net, teacher = coarse().eval(), coarse()
+    stage = DistillationStage(net, teacher, Distillation(lambda_cls=lambda_cls, teacher_scales=(0.5, 1.0)))
+    seen = []
+    net.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    parts = stage(batch, 0, 0.0)
+    maps = teacher_maps(teacher, batch, (0.5, 1.0))
+    student = net(seen[0][: len(batch["label"])])  # stage 1: the whole image comes first
+    torch.testing.assert_close(parts["reg"], ((maps - student).abs().mean() / maps.abs().mean()).detach())
 
 
 def test_stage_3_has_five_losses_and_the_crf_every_fourth_iteration(batch):

@@ -3,4 +3,4 @@
 from .affinity_net import AffinityNet
 from .camguide import CamGuideNet, CamNet, build_model, evaluating, logits, param_groups
 from .refine_head import RefineHead
-from .trunks import TRUNKS, Trunk, build_trunk
+from .trunks import STRIDE, TRUNKS, Trunk, build_trunk

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .trunks import Trunk
+from .trunks import STRIDE, Trunk
 
-STRIDE = 16
 WIDTH = 32
 
 

@@ -6,6 +6,8 @@ from .resnet import RESNETS, ResNet
 
 Trunk = ResNet | EfficientNetLite
 TRUNKS = (*RESNETS, *EFFICIENTNETS_LITE)
+STRIDE = 16
+"""Pixels a cell of the last map, for all of them."""
 
 
 def build_trunk(arch: str) -> Trunk:
