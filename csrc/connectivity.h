@@ -6,9 +6,8 @@
 
 #include "bits.h"
 #include "buffer.h"
+#include "parallel.h"
 #include "spread.h"
-
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <vector>
@@ -33,14 +32,10 @@ class Connectivity {
   int32_t operator()(int64_t smallest, int32_t* out) {
     for (int64_t y = 0; y < height_; y += kRows) strips_.push_back({y, std::min(y + kRows, height_), 0, 0});
     const int64_t strips = static_cast<int64_t>(strips_.size());
-    torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) find_runs(*this, strips_[i]);
-    });
+    for_each(strips, [&](int64_t i) { find_runs(*this, strips_[i]); });
     for (int64_t i = 1; i < strips; ++i) join(*this, strips_[i].top);
     const int32_t segments = number(smallest);
-    torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) write(*this, strips_[i], out);
-    });
+    for_each(strips, [&](int64_t i) { write(*this, strips_[i], out); });
     return segments;
   }
 

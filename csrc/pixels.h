@@ -2,6 +2,7 @@
 #pragma once
 
 #include "camguide.h"
+#include "parallel.h"
 
 namespace camguide {
 
@@ -9,9 +10,7 @@ namespace camguide {
 template <class F>
 void for_each_image(int64_t batch, const F& f) {
   const int64_t shared = batch - batch % static_cast<int64_t>(torch::stable::get_num_threads());
-  torch::stable::parallel_for(0, shared, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+  for_each(shared, f);
   for (int64_t i = shared; i < batch; ++i) f(i);
 }
 

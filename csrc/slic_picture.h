@@ -89,7 +89,7 @@ template <class T>
 std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
   Ordered<T> low = image[0], high = image[0];
   std::mutex mutex;
-  torch::stable::parallel_for(0, n, 1 << 16, [&](int64_t begin, int64_t end) {
+  for_each_block(n, 1 << 16, [&](int64_t begin, int64_t end) {
     const auto [least, most] = range_of_part(image + begin, end - begin);
     const std::lock_guard<std::mutex> lock(mutex);
     low = std::min(low, least);
@@ -161,9 +161,8 @@ void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
   if constexpr (std::is_same_v<T, uint8_t>) {
     for (int v = 0; v < 256; ++v) table[v] = stretch(static_cast<float>(v));
   }
-  torch::stable::parallel_for(0, picture.rows, 2, [&](int64_t begin, int64_t end) {
-    const Buffer<float> rgb(3 * stride);
-    for (int64_t y = begin * kBlockRows; y < std::min(end * kBlockRows, picture.height); ++y) {
+  for_each(picture.rows, [&] { return Buffer<float>(3 * stride); }, [&](int64_t i, const Buffer<float>& rgb) {
+    for (int64_t y = i * kBlockRows; y < std::min((i + 1) * kBlockRows, picture.height); ++y) {
       for (int64_t c = 0; c < 3; ++c) {
         const T* const row = image + c * pixels + y * picture.width;
         float* const out = rgb + c * stride;
@@ -174,9 +173,9 @@ void find_colours(const T* image, const Picture& picture) {  // image [3, H, W]
         }
         std::fill(out + picture.width, out + stride, out[picture.width - 1]);
       }
-      colours_of_row(rgb, picture.columns, picture.colours + y / kBlockRows * picture.columns * kBlockRows + y % kBlockRows);
+      colours_of_row(rgb, picture.columns, picture.colours + i * picture.columns * kBlockRows + y % kBlockRows);
     }
-    for (int64_t i = begin; i < end; ++i) find_boxes(picture, i);
+    find_boxes(picture, i);
   });
 }
 

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._value_range import value_range
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -83,11 +85,14 @@ def values(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def finite(name: str, x: Tensor) -> None:
-    """The values of `x` are finite, and so is the difference of any two in the type that kernels compute with."""
+def finite(name: str, x: Tensor, least: float = -math.inf) -> None:
+    """The values of `x` are finite and not below `least`, and the difference of any two is finite in the type that
+    kernels compute with."""
     if values(x) and x.is_floating_point():
-        low, high = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in x.detach().aminmax())  # NaN wins
+        low, high = value_range(x)
         if not math.isfinite(low) or not math.isfinite(high):
             raise ValueError(f"{name} holds NaN or infinite values")
-        if not math.isfinite(high - low):
+        if low < least:
+            raise ValueError(f"{name} must be >= {least:g}, got a minimum of {low:g}")
+        if high - low > torch.finfo(torch.promote_types(x.dtype, torch.float32)).max:
             raise ValueError(f"{name} holds values too far apart, from {low:g} to {high:g}")

@@ -6,6 +6,7 @@ from torch import Tensor
 from .. import reference
 from . import _checks as check
 from ._register import define
+from ._value_range import value_range
 
 define(
     "affinity_random_walk(Tensor cam, Tensor edge, int radius, float beta, int log2_steps) -> Tensor",
@@ -48,6 +49,8 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int = 5, beta: float
     check.integer("radius", radius, 1)
     check.number("beta", beta, 0)
     check.integer("log2_steps", log2_steps, 0)
-    if check.values(edge) and not ((edge >= 0) & (edge <= 1)).all():
-        raise ValueError(f"edge must hold probabilities in [0, 1], got [{edge.min():g}, {edge.max():g}]")
+    if check.values(edge):
+        low, high = value_range(edge)
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"edge must hold probabilities in [0, 1], got [{low:g}, {high:g}]")
     return torch.ops.camguide_fast.affinity_random_walk(cam.detach(), edge.detach(), radius, float(beta), log2_steps)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import reference
 from . import _checks as check
 from ._register import define, needs_grad
+from ._value_range import value_range
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _IGNORE = 255
@@ -94,9 +95,7 @@ def dense_crf(
     for what, x in ((name, given), ("image", image)):
         if needs_grad(x):
             raise ValueError(f"{what} requires grad, but dense_crf has no gradient; pass {what}.detach()")
-    check.finite(name, given)
-    if prob is not None and check.values(prob) and prob.min() < 0:
-        raise ValueError(f"prob must be >= 0, got a minimum of {prob.min().item():g}")
+    check.finite(name, given, -math.inf if prob is None else 0)
     return torch.ops.camguide_fast.dense_crf(prob, image, iterations, *terms, unary)
 
 
@@ -142,10 +141,9 @@ def dense_crf_labels(
     if gt_prob >= 1:
         raise ValueError(f"gt_prob must be < 1, got {gt_prob!r}")
     if check.values(labels):
-        wide = labels.long()
-        wrong = ((wide < 0) | (wide >= num_labels)) & (wide != _IGNORE)
-        if wrong.any():
-            raise ValueError(f"labels must be in 0 .. {num_labels - 1} or 255, got {wide[wrong][0].item()}")
+        low, high = value_range(labels, _IGNORE)
+        if low < 0 or high >= num_labels:
+            raise ValueError(f"labels must be in 0 .. {num_labels - 1} or 255, got {low if low < 0 else high}")
     return torch.ops.camguide_fast.dense_crf_labels(labels, image, num_labels, float(gt_prob), iterations, *terms)
 
 

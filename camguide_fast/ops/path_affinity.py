@@ -7,6 +7,7 @@ from ..reference.path_affinity import path_affinity_count
 from ..reference.path_affinity import path_affinity_loss as reference_loss
 from . import _checks as check
 from ._register import define_loss, needs_grad
+from ._value_range import value_range
 from .target_nll import INTEGERS
 
 define_loss(
@@ -54,10 +55,11 @@ def path_affinity_loss(edge: Tensor, target: Tensor, radius: int = 10, ignore: i
     check.same_device(edge=edge, target=target)
     check.integer("radius", radius, 1)
     if check.values(edge):
-        if ((edge < 0) | (edge > 1)).any():
-            raise ValueError(f"edge must hold probabilities in [0, 1], got [{edge.min():g}, {edge.max():g}]")
-        wrong = target[((target < 0) | (target.long() >= 2**31)) & (target != ignore)]
-        if wrong.numel():
-            raise ValueError(f"target must hold labels from 0 or ignore={ignore}, got {wrong[0].item()}")
+        low, high = value_range(edge)
+        if low < 0 or high > 1 or (low != low and ((edge < 0) | (edge > 1)).any()):
+            raise ValueError(f"edge must hold probabilities in [0, 1], got [{low:g}, {high:g}]")
+        low, high = value_range(target, ignore)
+        if low < 0 or high >= 2**31:
+            raise ValueError(f"target must hold labels from 0 or ignore={ignore}, got {low if low < 0 else high}")
     loss, _, _, parts = torch.ops.camguide_fast.path_affinity_loss(edge, target, radius, ignore, needs_grad(edge))
     return loss, parts

@@ -9,6 +9,7 @@ from .. import reference
 from ..reference.superpixel_walk import edge_slots
 from . import _checks as check
 from ._register import define, needs_grad
+from ._value_range import value_range
 
 _LABELS = (torch.int32, torch.int64, torch.uint8)
 _DEFAULTS = (2.0, False)  # sigma_color, squared
@@ -102,12 +103,12 @@ def superpixel_graph(
     check.number("sigma_color", sigma_color, 1e-6)
     check.boolean("squared", squared)
     if num_segments is None:
-        num_segments = max(int(segments.max()), 0) + 1
+        num_segments = max(value_range(segments)[1], 0) + 1
     check.integer("num_segments", num_segments, 1)
     if needs_grad(image):
         raise ValueError("image requires grad, but the superpixel graph has no gradient to it; pass image.detach()")
     if check.values(segments):
-        low, high = (int(v) for v in segments.aminmax())
+        low, high = value_range(segments)
         if low < 0 or high >= num_segments:
             raise ValueError(f"segments must be in [0, {num_segments}) (num_segments), got {low} to {high}")
     check.finite("image", image)

@@ -7,6 +7,7 @@ from ..reference.target_nll import target_nll as reference_loss
 from ..reference.target_nll import target_nll_count
 from . import _checks as check
 from ._register import define_loss, needs_grad
+from ._value_range import value_range
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -64,7 +65,8 @@ def target_nll(
     check.same_device(cam=cam, target=target, label=label)
     check.number("smooth", smooth, 0, strict=True)
     if check.values(target):
-        wrong = target[((target < 0) | (target > k)) & (target != ignore)]
-        if wrong.numel():
-            raise ValueError(f"target must hold 0..{k} (0 background) or ignore={ignore}, got {wrong[0].item()}")
+        low, high = value_range(target, ignore)
+        if low < 0 or high > k:
+            got = low if low < 0 else high
+            raise ValueError(f"target must hold 0..{k} (0 background) or ignore={ignore}, got {got}")
     return torch.ops.camguide_fast.target_nll(cam, target, label, ignore, float(smooth), balance, needs_grad(cam))[0]

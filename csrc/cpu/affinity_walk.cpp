@@ -14,6 +14,7 @@
 // A lies in one plane for each pair of opposite offsets, row by row, so that a row's weights are read in one go and serve both
 // directions: j gives and takes the same. Images are padded with zeros, which have no affinity to anything.
 #include "../camguide.h"
+#include "../parallel.h"
 #include "../paths.h"
 #include "../windows.h"
 
@@ -145,8 +146,8 @@ CAMGUIDE_MULTIVERSION void step_rows(const Graph<A>& g, const Walk<A>& w, A fact
 
 template <class A>
 void step(const Graph<A>& g, const Walk<A>& w, int channels, A factor, A c) {
-  const int64_t grain = std::max<int64_t>(1, (1 << 17) / (g.weight_row + 1));  // a thread's share should outweigh its start
-  torch::stable::parallel_for(0, g.height, grain, [&](int64_t y0, int64_t y1) {
+  const int64_t rows = std::max<int64_t>(1, (1 << 15) / (g.weight_row + 1));  // a piece should outweigh its taking
+  for_each_block(g.height, rows, [&](int64_t y0, int64_t y1) {
     switch (channels) {
       case 1:
         return step_rows<1>(g, w, factor, c, y0, y1);
@@ -167,8 +168,8 @@ void walk_image(Graph<A>& g, const std::vector<double>& weights, double beta, co
   for (int64_t y = 0; y < g.height; ++y)
     for (int64_t x = 0; x < g.width; ++x)
       g.openness[y * g.row + x] = std::pow(A(1) - edge[y * g.width + x], static_cast<A>(beta));
-  torch::stable::parallel_for(0, g.height, 4, [&](int64_t y0, int64_t y1) { fill_weights(g, y0, y1); });
-  torch::stable::parallel_for(0, g.height, 4, [&](int64_t y0, int64_t y1) { fill_inverse(g, y0, y1); });
+  for_each_block(g.height, 4, [&](int64_t y0, int64_t y1) { fill_weights(g, y0, y1); });
+  for_each_block(g.height, 4, [&](int64_t y0, int64_t y1) { fill_inverse(g, y0, y1); });
   for (int64_t first = 0; first < channels; first += kMostChannels) {
     const int share = static_cast<int>(std::min<int64_t>(kMostChannels, channels - first));
     Arena<A> arena(4 * share * padded);

@@ -7,6 +7,7 @@
 //     df = g 1[f > eps] / d  -  1[T] / |T| * sum(g relu(f - eps)) / d^2
 //
 // Two passes over a map each way; the second finds it in the cache. Bytes: forward f and y, backward f, g and df, once each.
+#include "../parallel.h"
 #include "../rows.h"
 
 #include <limits>
@@ -99,7 +100,7 @@ std::tuple<Tensor, Tensor> cam_normalize(const Tensor& features, double eps) {
     const Source<A> from = source_of<A>(f);
     const Target<A> to = target_of<A>(cam);
     A* const m = static_cast<A*>(peak.mutable_data_ptr());
-    torch::stable::parallel_for(0, maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
+    for_each_block(maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         m[i] = normalize<A>(from + i * pixels, to + i * pixels, pixels, static_cast<A>(eps));
       }
@@ -117,7 +118,7 @@ Tensor cam_normalize_backward(const Tensor& grad, const Tensor& features, const 
     const Source<A> from = source_of<A>(f), upstream = source_of<A>(g);
     const Target<A> to = target_of<A>(df);
     const A* const peaks = static_cast<const A*>(m.const_data_ptr());
-    torch::stable::parallel_for(0, maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
+    for_each_block(maps, maps_per_task(pixels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         backward<A>(upstream + i * pixels, from + i * pixels, to + i * pixels, pixels, peaks[i], static_cast<A>(eps));
       }

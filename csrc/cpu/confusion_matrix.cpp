@@ -3,6 +3,7 @@
 // Every thread counts into a table of its own; integer sums do not depend on their order. Label maps are made of runs, so equal
 // neighbours are counted together: a chain of increments of one cell would wait for its own stores.
 #include "../camguide.h"
+#include "../parallel.h"
 
 #include <algorithm>
 #include <mutex>
@@ -45,13 +46,16 @@ std::tuple<Tensor, Tensor> confusion_matrix(const Tensor& pred, const Tensor& ta
   int64_t* const sum = table.mutable_data_ptr<int64_t>();
   int64_t* const sum_outside = outside.mutable_data_ptr<int64_t>();
   // A thread must have more to count than its table has cells to add up.
-  const int64_t grain = std::max<int64_t>(1 << 15, classes * classes);
+  constexpr int64_t block = 1 << 14;
+  const int64_t pixels = p.numel(), least = std::max<int64_t>(2, classes * classes / block);
   std::mutex mutex;
   with_labels(p, "pred", [&](auto* p_data) {
     with_labels(t, "target", [&](auto* t_data) {
-      torch::stable::parallel_for(0, p.numel(), grain, [&](int64_t begin, int64_t end) {
+      share_out((pixels + block - 1) / block, least, [&](Share& blocks) {
         Counts counts(classes, ignore);
-        count_runs(p_data, t_data, begin, end, counts);
+        for (int64_t i; blocks.take(i);) {
+          count_runs(p_data, t_data, i * block, std::min(pixels, (i + 1) * block), counts);
+        }
         const std::lock_guard<std::mutex> lock(mutex);
         for (int64_t i = 0; i < classes * classes; ++i) sum[i] += counts.table[i];
         *sum_outside += counts.outside;

@@ -10,6 +10,7 @@
 // The maximum stands between the filters and the rest, so a thread keeps gx, gy and M of its plane in its cache. Bytes: the
 // present planes and the support once, the gradient once; planes of absent classes are not read.
 #include "../edges.h"
+#include "../parallel.h"
 #include "../transposed_rows.h"
 
 #include <limits>
@@ -223,9 +224,7 @@ std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(
   const uint8_t* const v = given ? static_cast<const uint8_t*>(given->const_data_ptr()) : nullptr;
   std::vector<uint8_t> eroded(v ? images * pixels : 0);
   if (v) {
-    torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) erode(v + i * pixels, eroded.data() + i * pixels, height, width);
-    });
+    for_each(images, [&](int64_t i) { erode(v + i * pixels, eroded.data() + i * pixels, height, width); });
   }
   const uint8_t* const inside = v ? eroded.data() : nullptr;
   const std::vector<uint8_t> present = present_classes(label);
@@ -240,21 +239,16 @@ std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(
     const Source<A> from = source_of<A>(x);
     const Target<A> to = target_of<A>(grad);
     const A* const support_data = static_cast<const A*>(s.const_data_ptr());
-    torch::stable::parallel_for(0, active.size(), 1, [&](int64_t begin, int64_t end) {
-      Scratch<A> scratch(height, width);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t p = active[i], image = p / classes * pixels;
-        const uint8_t* const in = inside ? inside + image : nullptr;
-        losses[i] = plane<A>(scratch, numbers, from + p * pixels, support_data + image, v ? v + image : nullptr, in,
-                             to ? to + p * pixels : to);
-        weak[i] = count_weak(support_data + image, in, pixels, static_cast<A>(tau));
-      }
+    for_each(active.size(), [&] { return Scratch<A>(height, width); }, [&](int64_t i, Scratch<A>& scratch) {
+      const int64_t p = active[i], image = p / classes * pixels;
+      const uint8_t* const in = inside ? inside + image : nullptr;
+      losses[i] = plane<A>(scratch, numbers, from + p * pixels, support_data + image, v ? v + image : nullptr, in,
+                           to ? to + p * pixels : to);
+      weak[i] = count_weak(support_data + image, in, pixels, static_cast<A>(tau));
     });
     if (!to) return;
-    torch::stable::parallel_for(0, images * classes, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        if (!present[p]) clear_row(to + p * pixels, pixels);
-      }
+    for_each(images * classes, [&](int64_t p) {
+      if (!present[p]) clear_row(to + p * pixels, pixels);
     });
   });
   double loss = 0;

@@ -5,6 +5,7 @@
 // image. Channels take turns over a band of rows, so that the nine rows of a channel that the blur looks at stay in the first
 // cache. Bytes: the image once (halos of 6 rows a band twice), the cells.
 #include "../edges.h"
+#include "../parallel.h"
 
 namespace camguide {
 namespace {
@@ -92,13 +93,10 @@ CAMGUIDE_MULTIVERSION A cells(const Shape& s, Scratch<A>& w, const Source<A>& im
 template <class A>
 void support(const Shape& s, int64_t images, const Source<A>& image, float* to) {
   std::vector<A> largest(images * s.bands());
-  torch::stable::parallel_for(0, largest.size(), 1, [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch(s);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / s.bands(), first = i % s.bands() * s.band();
-      largest[i] = cells<A>(s, scratch, image + b * 3 * s.height * s.width, to + b * s.rows * s.columns, first,
-                            std::min(first + s.band(), s.rows));
-    }
+  for_each(largest.size(), [&] { return Scratch<A>(s); }, [&](int64_t i, Scratch<A>& scratch) {
+    const int64_t b = i / s.bands(), first = i % s.bands() * s.band();
+    largest[i] = cells<A>(s, scratch, image + b * 3 * s.height * s.width, to + b * s.rows * s.columns, first,
+                          std::min(first + s.band(), s.rows));
   });
   const double least = 1e-12 * 3 * (image.type == ScalarType::Byte ? 255 : 1);  // these edges are sums, of channels in 0..255
   for (int64_t b = 0; b < images; ++b) {

@@ -9,6 +9,7 @@
 // which bounds the drift. Sums along the row follow at once (windows.h), and stage 2 takes a row of a and b as soon as stage 1 has
 // made it. The statistics of the guide, S^-1 and mu, are made once a tile and serve all channels. They and the rows of two windows
 // are all the memory there is.
+#include "../parallel.h"
 #include "../rows.h"
 #include "../windows.h"
 
@@ -240,12 +241,9 @@ Tensor guided_filter(const Tensor& z, const Tensor& guide, int64_t radius, doubl
     const A unit = guide.scalar_type() == ScalarType::Byte ? A(255) : A(1);
     const Problem f = problem<A>(channels, height, width, radius, eps, adjoint);
     const int64_t tiles = f.rows.tiles * f.columns.tiles;
-    torch::stable::parallel_for(0, batch * tiles, 1, [&](int64_t begin, int64_t end) {
-      Workspace<A> w(f);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / tiles, maps = b * channels * plane;
-        filter_tile(f, w, guide_from + b * 3 * plane, unit, from + maps, to + maps, i % tiles);
-      }
+    for_each(batch * tiles, [&] { return Workspace<A>(f); }, [&](int64_t i, Workspace<A>& w) {
+      const int64_t b = i / tiles, maps = b * channels * plane;
+      filter_tile(f, w, guide_from + b * 3 * plane, unit, from + maps, to + maps, i % tiles);
     });
   });
   return q;

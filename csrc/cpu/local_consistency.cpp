@@ -10,6 +10,7 @@
 // One pass down a band of rows: each row of f is read once; the sums of the last 2r+1 rows are kept by adding the row that enters
 // and subtracting the one that leaves, and r rows behind it the sums along x, the loss and the gradient come out. A band starts
 // its sums afresh, so their rounding does not grow with the image. Bytes: f and its gradient once, halos of 2r rows a band twice.
+#include "../parallel.h"
 #include "../rows.h"
 
 #include <tuple>
@@ -241,13 +242,10 @@ std::tuple<Tensor, Tensor, Tensor> local_consistency_loss(
   with_sums(f, "features", [&]<class A>(A) {
     const Source<A> from = source_of<A>(f);
     const Target<A> to = target_of<A>(grad);
-    torch::stable::parallel_for(0, losses.size(), 1, [&](int64_t begin, int64_t end) {
-      Scratch<A> scratch(shape);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t image = i / shape.bands(), at = image * classes * pixels;
-        losses[i] = band<A>(shape, scratch, from + at, v ? v + image * pixels : nullptr, to ? to + at : to,
-                            i % shape.bands() * shape.band(), static_cast<A>(eps));
-      }
+    for_each(losses.size(), [&] { return Scratch<A>(shape); }, [&](int64_t i, Scratch<A>& scratch) {
+      const int64_t image = i / shape.bands(), at = image * classes * pixels;
+      losses[i] = band<A>(shape, scratch, from + at, v ? v + image * pixels : nullptr, to ? to + at : to,
+                          i % shape.bands() * shape.band(), static_cast<A>(eps));
     });
   });
   const int64_t n = v ? std::max<int64_t>(count_valid(v, images * pixels), 1) : images * pixels;

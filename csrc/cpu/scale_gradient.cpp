@@ -1,4 +1,5 @@
 // scale_gradient_: grad *= factor, see camguide_fast/ops/scale_gradient.py. One read, one write, no widened copy.
+#include "../parallel.h"
 #include "../rows.h"
 
 namespace camguide {
@@ -17,7 +18,7 @@ void scale_gradient_(Tensor grad, const Tensor& factor) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     using A = Wide<T>;
     T* const to = static_cast<T*>(grad.mutable_data_ptr());
-    torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+    for_each_block(grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
       scale<A>(to + begin, end - begin, static_cast<A>(value));
     });
   });

@@ -113,14 +113,14 @@ CAMGUIDE_INLINE void move(const Block& block, const Labels& now, Sum* sums) {
   }
 }
 
-// The regions [begin, end) of a pass; what the sums of the centres gain and lose goes to `moved`.
+// The regions of a pass that a thread takes; what the sums of the centres gain and lose goes to `moved`.
 template <class S>
-CAMGUIDE_INLINE void assign_regions(const Pass& pass, int64_t begin, int64_t end, Sum* moved) {
+CAMGUIDE_INLINE void assign_regions(const Pass& pass, Share& regions, Sum* moved) {
   const Picture& picture = pass.picture;
   Near near(pass.centres.grid);
   const Buffer<Rival> rivals(pass.centres.grid.size());
   const int64_t across = blocks_of(picture.width, kRegionColumns);
-  for (int64_t region = begin; region < end; ++region) {
+  for (int64_t region; regions.take(region);) {
     const int64_t top = region / across * kRegionRows, left = region % across * kRegionColumns;
     const int64_t bottom = std::min(top + kRegionRows, picture.height) - 1;
     const int64_t right = std::min(left + kRegionColumns, picture.width) - 1;
@@ -144,22 +144,22 @@ CAMGUIDE_INLINE void assign_regions(const Pass& pass, int64_t begin, int64_t end
 
 // Chosen by hand, as target_clones would, but each with vectors of its own length.
 #if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("arch=x86-64-v4"), flatten)) void assign_v4(const Pass& pass, int64_t begin, int64_t end, Sum* moved) {
-  assign_regions<Simd<64>>(pass, begin, end, moved);
+__attribute__((target("arch=x86-64-v4"), flatten)) void assign_v4(const Pass& pass, Share& regions, Sum* moved) {
+  assign_regions<Simd<64>>(pass, regions, moved);
 }
 
-__attribute__((target("arch=x86-64-v3"), flatten)) void assign_v3(const Pass& pass, int64_t begin, int64_t end, Sum* moved) {
-  assign_regions<Simd<32>>(pass, begin, end, moved);
+__attribute__((target("arch=x86-64-v3"), flatten)) void assign_v3(const Pass& pass, Share& regions, Sum* moved) {
+  assign_regions<Simd<32>>(pass, regions, moved);
 }
 
-void assign(const Pass& pass, int64_t begin, int64_t end, Sum* moved) {
-  if (__builtin_cpu_supports("x86-64-v4")) return assign_v4(pass, begin, end, moved);
-  if (__builtin_cpu_supports("x86-64-v3")) return assign_v3(pass, begin, end, moved);
-  assign_regions<Simd<16>>(pass, begin, end, moved);
+void assign(const Pass& pass, Share& regions, Sum* moved) {
+  if (__builtin_cpu_supports("x86-64-v4")) return assign_v4(pass, regions, moved);
+  if (__builtin_cpu_supports("x86-64-v3")) return assign_v3(pass, regions, moved);
+  assign_regions<Simd<16>>(pass, regions, moved);
 }
 #else
-void assign(const Pass& pass, int64_t begin, int64_t end, Sum* moved) {
-  assign_regions<Simd<16>>(pass, begin, end, moved);
+void assign(const Pass& pass, Share& regions, Sum* moved) {
+  assign_regions<Simd<16>>(pass, regions, moved);
 }
 #endif
 
@@ -180,15 +180,15 @@ void cluster(const Picture& picture, const Grid& grid, double compactness, int64
   Centres centres(picture, grid);
   const int64_t regions = blocks_of(picture.height, kRegionRows) * blocks_of(picture.width, kRegionColumns);
   // A thread must have more pixels to assign than sums to add up.
-  const int64_t grain = std::max<int64_t>(4 * n / (kRegionRows * kRegionColumns), 1);
+  const int64_t least = std::max<int64_t>(4 * n / (kRegionRows * kRegionColumns), 1);
   for (int64_t i = 0; i < iterations; ++i) {
     centres.update(sums);
     if (i == 0) std::fill(sums.begin(), sums.end(), Sum{});
     const Pass pass{picture, centres, i == 0, weight};
     std::mutex mutex;
-    torch::stable::parallel_for(0, regions, grain, [&](int64_t begin, int64_t end) {
+    share_out(regions, least, [&](Share& left) {
       std::vector<Sum> moved(n + 1);
-      assign(pass, begin, end, moved.data());
+      assign(pass, left, moved.data());
       const std::lock_guard<std::mutex> lock(mutex);
       for (int64_t k = 0; k < n; ++k) sums[k] += moved[k];
     });
@@ -196,7 +196,7 @@ void cluster(const Picture& picture, const Grid& grid, double compactness, int64
 }
 
 void write_labels(const Picture& picture, int32_t* out) {  // [H, W]
-  torch::stable::parallel_for(0, picture.height, 64, [&](int64_t begin, int64_t end) {
+  for_each_block(picture.height, 64, [&](int64_t begin, int64_t end) {
     for (int64_t y = begin; y < end; ++y) {
       const Labels* const labels = picture.label + y / kBlockRows * picture.columns;
       for (int64_t x = 0; x < picture.width; x += kLanes) {

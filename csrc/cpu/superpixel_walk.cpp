@@ -233,13 +233,14 @@ void walk_batch(
         n, counts.const_data_ptr<int32_t>() + i * n, offsets.const_data_ptr<int32_t>() + i * (n + 1),
         neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
     Pieces pieces(pixels);
-    torch::stable::parallel_for(0, pieces.chunks(), 16, [&](int64_t begin, int64_t end) {
+    for_each_block(pieces.chunks(), 16, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         if (!find_pieces(labels, chunk, n, pieces)) outside = true;
       }
     });
     if (outside) return;
-    torch::stable::parallel_for(0, maps, 1, [&](int64_t begin, int64_t end) {
+    const int64_t threads = torch::stable::get_num_threads(), share = (maps + threads - 1) / threads;
+    for_each_block(maps, share, [&](int64_t begin, int64_t end) {
       const int64_t at = (i * maps + begin) * pixels;
       walk_image(target + at, pieces, graph, iterations, end - begin, out + at);
     });

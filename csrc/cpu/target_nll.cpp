@@ -8,6 +8,7 @@
 // where 0 <= c_k <= 1, and 0 elsewhere. No probability but p is ever stored, and that for a block of pixels. Bytes: the target
 // twice (once to count the pixels, whose number divides the gradient), present maps once, the gradient once; maps of absent
 // classes are not read.
+#include "../parallel.h"
 #include "../rows.h"
 
 #include <tuple>
@@ -156,9 +157,7 @@ std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& t
   double loss = 0, scale = 0;
   with_integers(t, "target", [&](auto* labels) {
     std::vector<Counts> counts(images);
-    torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) counts[b] = count(image[b], labels + b * pixels, pixels);
-    });
+    for_each(images, [&](int64_t b) { counts[b] = count(image[b], labels + b * pixels, pixels); });
     int64_t n[2] = {0, 0};
     for (const Counts& c : counts) {
       n[0] += c.background;
@@ -176,17 +175,14 @@ std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& t
     with_sums(x, "cam", [&]<class A>(A) {
       const Source<A> from = source_of<A>(x);
       const Target<A> to = target_of<A>(grad);
-      torch::stable::parallel_for(0, images * blocks, 8, [&](int64_t begin, int64_t end) {
-        Scratch<A> scratch;
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t b = i / blocks, at = i % blocks * kBlock, count = std::min(kBlock, pixels - at);
-          for (int64_t j = 0; j < count; ++j) {
-            const int64_t label = labels[b * pixels + at + j];
-            *(scratch.target + j) = image[b].counts(label) ? static_cast<A>(label) : A(-1);
-          }
-          block<A>(image[b], scratch, weights, from + b * classes * pixels, to ? to + b * classes * pixels : to, at, count,
-                   pixels, losses.data() + 2 * i);
+      for_each(images * blocks, [] { return Scratch<A>(); }, [&](int64_t i, Scratch<A>& scratch) {
+        const int64_t b = i / blocks, at = i % blocks * kBlock, count = std::min(kBlock, pixels - at);
+        for (int64_t j = 0; j < count; ++j) {
+          const int64_t label = labels[b * pixels + at + j];
+          *(scratch.target + j) = image[b].counts(label) ? static_cast<A>(label) : A(-1);
         }
+        block<A>(image[b], scratch, weights, from + b * classes * pixels, to ? to + b * classes * pixels : to, at, count,
+                 pixels, losses.data() + 2 * i);
       });
     });
     double sums[2] = {0, 0};
