@@ -51,9 +51,9 @@ def paper() -> Config:
 
 
 def small() -> Config:
-    """A few hundred to a few thousand images on a CPU, from ImageNet weights: EfficientNet-Lite0 taught by its twin (four
-    epochs of Lite2 gave the worse teacher, at twice the time), 224 crops (320 in stage 3, whose targets are finer then),
-    BatchNorm of loaded layers frozen, weights averaged over the end of each stage.
+    """A few hundred to a few thousand images on a CPU, from ImageNet weights: EfficientNet-Lite0 taught by its twin
+    (four epochs of Lite2 gave the worse teacher, at twice the time), 224 crops (320 in stage 3, whose targets are finer
+    then), BatchNorm of loaded layers frozen, weights averaged over the end of each stage.
 
     PAPER: stage 3 has Adam and no dropout: in a few hundred iterations of SGD the head hardly leaves the zero that it
     starts at. Its targets are not closed, which over three seeds made no difference (ResNet-18).
