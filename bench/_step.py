@@ -28,6 +28,7 @@ def make_step(dtype: torch.dtype = torch.float32):
     image = class_maps(BATCH, 3, SIDE, SIDE).to(dtype, memory_format=torch.channels_last)
     label, target = tags(BATCH, CLASSES), label_map(BATCH, CLASSES, CELLS, CELLS)
 
+    @torch.enable_grad()  # the bench checks results without
     def step() -> Tensor:
         optimizer.zero_grad()
         cam = ops.cam_normalize(head(trunk(image)[1]))

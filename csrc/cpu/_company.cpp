@@ -20,7 +20,7 @@ constexpr Time kSoon = 10 * kMillisecond, kLater = 500 * kMillisecond;
 thread_local bool inside = false;
 // Callers in several threads may overwrite what others found: these are estimates.
 std::atomic<Time> balance{kTrial};
-std::atomic<Time> alone{0};     // still to work alone
+std::atomic<Time> alone{0};     // on the clock: until then work is done alone
 std::atomic<double> portion{1};  // of a core that one thread gets
 bool forked = false;            // threads do not live on in a fork: who waits for them there waits for ever
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
@@ -50,18 +50,17 @@ void in_company(int64_t threads, void (*work)(const void*, int64_t), const void*
     work(context, thread);
     ran += read(CLOCK_THREAD_CPUTIME_ID) - before;
   };
-  const Time left = alone, begin = read(CLOCK_MONOTONIC);
-  if (left > 0) {
+  const Time begin = read(CLOCK_MONOTONIC);
+  if (begin < alone) {
     timed(0, 1);
     const Time took = read(CLOCK_MONOTONIC) - begin;
-    alone = left - took;
     portion = towards(double(ran) / std::max<Time>(took, 1), portion, took, kSoon);
     return;
   }
   torch::stable::parallel_for(0, threads, 1, timed);
   const Time took = read(CLOCK_MONOTONIC) - begin, now = balance + ran - Time(portion * took);
   balance = now < 0 ? kTrial : std::min(now, kMost);
-  if (now < 0) alone = kAlone;
+  if (now < 0) alone = begin + took + kAlone;
   portion = towards(1, portion, took, kLater);  // there may be less other work by now
 }
 
