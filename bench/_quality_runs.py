@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from camguide_fast.checkpoint import read_json, write_atomic, write_json
+from camguide_fast.cams.results import merge_rows, read_rows
 from camguide_fast.config import to_dict
-from camguide_fast.pipeline import Args, needs
-from camguide_fast.results import merge_rows, read_rows
+from camguide_fast.files import read_json, write_atomic, write_json
+from camguide_fast.runs.pipeline import Args, needs
 
 
 class Key(NamedTuple):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from camguide_fast.cli import run_cli
 from camguide_fast.data import open_split, read_image, read_mask
 from camguide_fast.errors import UserError
-from camguide_fast.pictures import overlay
+from camguide_fast.pictures.overlays import overlay
 
 COLUMNS = {"baseline": "baseline", "stage3": "stage 3", "walk": "+ walk", "final": "+ CRF"}
 CELL, GAP, HEAD = (250, 170), 4, 22  # pixels

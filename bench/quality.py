@@ -21,18 +21,19 @@ from _quality_runs import drop_changed, is_done, metrics, note, read_done, stage
 from _quality_table import markdown
 from _variants import VARIANTS, changed
 
-from camguide_fast.checkpoint import load_model, write_atomic, write_json
+from camguide_fast.cams.multi_scale import scale_maps
+from camguide_fast.cams.results import read_rows
+from camguide_fast.cams.tags import mean_average_precision
 from camguide_fast.cli import run_cli
 from camguide_fast.config import to_dict
+from camguide_fast.config.presets import PRESETS, WEIGHTS
 from camguide_fast.data import open_split, read_image
 from camguide_fast.errors import UserError
-from camguide_fast.fit import Where
+from camguide_fast.files import write_atomic, write_json
 from camguide_fast.models import logits
-from camguide_fast.multi_scale import scale_maps
-from camguide_fast.pipeline import Args, Run
-from camguide_fast.presets import PRESETS, WEIGHTS
-from camguide_fast.results import read_rows
-from camguide_fast.tags import mean_average_precision
+from camguide_fast.models.checkpoint import load_model
+from camguide_fast.runs.pipeline import Args, Run
+from camguide_fast.training.fit import Where
 
 STAGES = ("baseline", "teacher", "stage1", "stage2", "stage3", "affinity", "walk", "final")
 HAS_TAGS = STAGES[:5]

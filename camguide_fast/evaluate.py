@@ -2,7 +2,7 @@
 
     python -m camguide_fast.evaluate --checkpoint runs/x/checkpoints/stage3.safetensors --data VOC2012 --split val
 
-The rows it writes are described in `camguide_fast.results`. `--table RUN` prints a run's rows beside the paper's.
+The rows it writes are described in `camguide_fast.cams.results`. `--table RUN` prints a run's rows beside the paper's.
 """
 
 import tempfile
@@ -16,17 +16,9 @@ import numpy as np
 import torch
 
 from . import ops
-from .cam_files import Labels, read_cam, write_cams
-from .checkpoint import load_model, write_json
-from .cli import option, parse, pick_device, run_cli
-from .config import Data
-from .config_checks import check_settings
-from .data import Record, Split, Workers, open_split, read_mask
-from .errors import DataError, UserError
-from .paper_tables import paper_tables
-from .results import NOWHERE, Row, format_table, merge_rows, read_rows
-from .run_settings import SCALES_OPTION, run_amp, run_flip, run_scales
-from .scores import (
+from .cams.cam_files import Labels, read_cam, write_cams
+from .cams.results import NOWHERE, Row, format_table, merge_rows, read_rows
+from .cams.scores import (
     THRESHOLDS,
     fit_classwise,
     fit_global,
@@ -36,6 +28,15 @@ from .scores import (
     sweep_confusion,
     sweep_histogram,
 )
+from .cli import option, parse, pick_device, run_cli
+from .config import Data
+from .config.checks import check_settings
+from .data import Record, Split, Workers, open_split, read_mask
+from .errors import DataError, UserError
+from .files import write_json
+from .models.checkpoint import load_model
+from .runs.paper_tables import paper_tables
+from .runs.settings import SCALES_OPTION, run_amp, run_flip, run_scales
 
 __all__ = ["evaluate_cams", "format_table", "score", "sweep"]
 

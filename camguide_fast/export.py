@@ -18,16 +18,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from .cam_files import SavedCams, save_mask
-from .checkpoint import read_json, write_atomic
+from .cams.cam_files import SavedCams, save_mask
+from .cams.irn_files import export_cams
+from .cams.pseudo_labels import final_labels
+from .cams.scores import label_map
 from .cli import option, parse, run_cli
 from .config import Config, from_dict
 from .data import IGNORE, VOC_CLASSES, Split, open_split, read_image, read_mask
 from .errors import DataError, UserError
-from .irn_files import export_cams
-from .pictures import jpeg
-from .pseudo_labels import final_labels
-from .scores import label_map
+from .files import read_json, write_atomic
+from .pictures.overlays import jpeg
 
 StageName = Literal["baseline", "teacher", "stage1", "stage2", "stage3", "walk", "final"]
 

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import ops
-from .cam_files import (
+from .cams.cam_files import (
     CamSettings,
     ImageCams,
     Labels,
@@ -35,18 +35,21 @@ from .cam_files import (
     write_cams,
     write_masks,
 )
-from .checkpoint import ModelCard, load_model, read_json, write_atomic
+from .cams.multi_scale import MAX_SIDE, class_maps, multi_scale_cam
+from .cams.pseudo_labels import digest_of, walk_image
+from .cams.scores import label_map
 from .cli import option, parse, pick_device, run_cli
 from .config import Crf, Data, Inference, Walk
-from .config_checks import check_settings
+from .config.checks import check_settings
 from .data import Record, Split, Workers, find_tag_file, mask_made_by, open_images
 from .data.labels import read_name_lists, tag_indices
 from .data.tagged_folder import read_csv
 from .errors import DataError, UserError
-from .multi_scale import MAX_SIDE, class_maps, multi_scale_cam
-from .pictures import jpeg, overlay
-from .pseudo_labels import digest_of, walk_image
-from .run_settings import (
+from .files import read_json, write_atomic
+from .method.targets import refine_scores
+from .models.checkpoint import ModelCard, load_model
+from .pictures.overlays import jpeg, overlay
+from .runs.settings import (
     SCALES_OPTION,
     checked_threshold,
     fitted_thresholds,
@@ -57,8 +60,6 @@ from .run_settings import (
     run_walk,
     walked_stage,
 )
-from .scores import label_map
-from .targets import refine_scores
 
 __all__ = ["class_maps", "label_map", "multi_scale_cam", "write_cams", "write_masks"]
 

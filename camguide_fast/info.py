@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, precision
+from . import __version__
+from .config import precision
 from .data.threads import usable_cores
 from .ops._register import COST, build_error, load_native, rows
 

@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from .checkpoint import read_json, write_atomic
+from .cams.results import Row, describe_fit, describe_mode, read_rows
 from .cli import option, parse, run_cli
-from .contact_sheet import contact_sheet
-from .curves import last_epochs, loss_curves, read_metrics
 from .data import read_image
 from .errors import UserError
-from .pictures import inline
-from .results import Row, describe_fit, describe_mode, read_rows
-from .superpixel_picture import png, superpixel_picture
+from .files import read_json, write_atomic
+from .pictures.contact_sheet import contact_sheet
+from .pictures.curves import last_epochs, loss_curves, read_metrics
+from .pictures.overlays import inline
+from .pictures.superpixels import png, superpixel_picture
 
 _STYLE = """
 :root { --ink: #22303a; --soft: #66747e; --line: #e1e6ea; --ground: #f6f8f9; --mark: #1b6ca8; }

@@ -14,19 +14,19 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from .checkpoint import read_json, write_json
+from .cams.results import format_table, read_rows
 from .cli import pick_device, run_cli
 from .config import Config, Stage, from_dict, to_dict
-from .config_checks import check_settings
+from .config.checks import check_settings
+from .config.precision import is_fast, reason, settle
+from .config.presets import PRESETS, WEIGHTS
 from .data import Split, loading_threads, make_demo
 from .errors import UserError
+from .files import read_json, write_json
 from .models.pip_weights import installed
-from .pipeline import NAMES, Args, Run, is_there, needs
-from .precision import is_fast, reason, settle
-from .presets import PRESETS, WEIGHTS
-from .ranks import Where
 from .report import write_report
-from .results import format_table, read_rows
+from .runs.pipeline import NAMES, Args, Run, is_there, needs
+from .training.ranks import Where
 
 
 def run(args: Args, where: Where) -> None:

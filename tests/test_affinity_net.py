@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from camguide_fast import ops
-from camguide_fast.checkpoint import ModelCard, load_model, save_model
 from camguide_fast.config import Affinity, Crf
 from camguide_fast.errors import UserError
+from camguide_fast.method.stages import AffinityStage
+from camguide_fast.method.targets import affinity_labels, refine_labels, refine_scores
 from camguide_fast.models import AffinityNet, build_trunk
-from camguide_fast.stages import AffinityStage
-from camguide_fast.targets import affinity_labels, refine_labels, refine_scores
+from camguide_fast.models.checkpoint import ModelCard, load_model, save_model
 
 
 @pytest.mark.parametrize("arch, parameters", [("resnet18", 33_249), ("resnet50", 125_409)])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from camguide_fast.checkpoint import load_state, save_state, write_atomic
 from camguide_fast.errors import UserError
+from camguide_fast.files import write_atomic
+from camguide_fast.training.state import load_state, save_state
 
 
 def test_makes_its_folders_and_replaces(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 
 from camguide_fast.config import from_dict, to_dict
+from camguide_fast.config.presets import PRESETS, paper
 from camguide_fast.models import build_model
-from camguide_fast.presets import PRESETS, paper
 
 TABLE_I = {
     "network.teacher": "resnet50",

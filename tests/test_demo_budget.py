@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from camguide_fast.config import Config
+from camguide_fast.config.presets import PRESETS
 from camguide_fast.data.demo import make_demo
 from camguide_fast.models import AffinityNet, CamGuideNet, CamNet, build_model, build_trunk
-from camguide_fast.presets import PRESETS
 
 TRAIN, VAL, SIDE, CLASSES = (*make_demo.__kwdefaults__.values(),)[1:4] + (5,)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from camguide_fast.cam_files import ImageCams, save_cam
-from camguide_fast.checkpoint import write_json
+from camguide_fast.cams.cam_files import ImageCams, save_cam
+from camguide_fast.cams.scores import label_map
 from camguide_fast.config import Config, Crf, Walk, to_dict
 from camguide_fast.data import VOC_CLASSES, make_demo, open_split, read_mask, write_mask
 from camguide_fast.errors import DataError, UserError
 from camguide_fast.export import Args, export
-from camguide_fast.scores import label_map
+from camguide_fast.files import write_json
 
 
 @pytest.fixture

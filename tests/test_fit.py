@@ -13,10 +13,10 @@ from camguide_fast.config import Classification, Distillation, Optimizer
 from camguide_fast.data import Split, make_demo, open_split, train_loader
 from camguide_fast.data import loader as loader_module
 from camguide_fast.errors import UserError
-from camguide_fast.fit import Job, fit
+from camguide_fast.method.stages import ClassificationStage, DistillationStage
 from camguide_fast.models import CamNet, build_trunk
-from camguide_fast.ranks import Where
-from camguide_fast.stages import ClassificationStage, DistillationStage
+from camguide_fast.training.fit import Job, fit
+from camguide_fast.training.ranks import Where
 
 CPU = Where(torch.device("cpu"))
 SETTINGS = Classification(epochs=2, batch_size=4, optimizer=Optimizer(lr=0.01))
@@ -192,7 +192,7 @@ def test_learning_rate_follows_the_polynomial(split, tmp_path):
     seen = []
     forward = job.module.forward
     loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
-    import camguide_fast.fit as module
+    import camguide_fast.training.fit as module
 
     build = module.build_optimizer
     module.build_optimizer = lambda *a: seen.append(build(*a)) or seen[0]

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from camguide_fast import infer as infer_module
-from camguide_fast.cam_files import read_cam
-from camguide_fast.checkpoint import ModelCard, save_model
+from camguide_fast.cams.cam_files import read_cam
+from camguide_fast.cams.multi_scale import mean_logits, merge_maps, scale_maps
 from camguide_fast.data import Split, open_images, read_image, read_mask
 from camguide_fast.errors import DataError, UserError
 from camguide_fast.infer import Args, class_maps, infer, multi_scale_cam, write_cams, write_masks
+from camguide_fast.models.checkpoint import ModelCard, save_model
 from camguide_fast.models.input_norm import InputNorm
-from camguide_fast.multi_scale import mean_logits, merge_maps, scale_maps
 
 CARD = ModelCard("stage3", "resnet18", "lean", 16, 2, 1e-2, ("cat", "dog", "cow"), (0.0, 0.0, 0.0))
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from camguide_fast import info, precision
+from camguide_fast import info
+from camguide_fast.config import precision
 from camguide_fast.ops import _register
 
 

@@ -5,7 +5,7 @@ import torch
 
 from camguide_fast.config import Optimizer
 from camguide_fast.models import CamNet, build_trunk
-from camguide_fast.optim import Schedule, build_optimizer, fresh_layers
+from camguide_fast.training.optim import Schedule, build_optimizer, fresh_layers
 
 
 @pytest.fixture

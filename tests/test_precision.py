@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from camguide_fast import precision
-from camguide_fast.config import Config, Stage, from_dict, to_dict
-from camguide_fast.presets import PRESETS
-from camguide_fast.run_settings import run_amp
+from camguide_fast.config import Config, Stage, from_dict, precision, to_dict
+from camguide_fast.config.presets import PRESETS
+from camguide_fast.runs.settings import run_amp
 from camguide_fast.train import _precision, _with_amp_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 
 from camguide_fast import infer as infer_module
-from camguide_fast import pseudo_labels
-from camguide_fast.cam_files import ImageCams, cam_made_by, read_cam, save_cam
-from camguide_fast.checkpoint import ModelCard, save_model, write_json
+from camguide_fast.cams import pseudo_labels
+from camguide_fast.cams.cam_files import ImageCams, cam_made_by, read_cam, save_cam
+from camguide_fast.cams.irn_files import export_cams
+from camguide_fast.cams.pseudo_labels import edge_map, walked, write_affinity_labels, write_final_masks, write_walks
+from camguide_fast.cams.scores import label_map
 from camguide_fast.config import Affinity, Config, Crf, Walk, to_dict
 from camguide_fast.data import Split, mask_made_by, open_images, read_mask
 from camguide_fast.errors import DataError, UserError
+from camguide_fast.files import write_json
 from camguide_fast.infer import Args, infer
-from camguide_fast.irn_files import export_cams
-from camguide_fast.pseudo_labels import edge_map, walked, write_affinity_labels, write_final_masks, write_walks
-from camguide_fast.scores import label_map
+from camguide_fast.models.checkpoint import ModelCard, save_model
 
 CLASSES = ("cat", "dog", "cow")
 CARD = ModelCard("affinity", "resnet18", "edges", 16, 2, 1e-2, CLASSES)

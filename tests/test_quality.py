@@ -15,12 +15,12 @@ from _quality_table import markdown
 from _variants import VARIANTS, changed
 from PIL import Image
 
+from camguide_fast.cams.results import read_rows
 from camguide_fast.config import Config, to_dict
+from camguide_fast.config.presets import PRESETS
 from camguide_fast.data import make_demo, open_split, read_image, write_mask
 from camguide_fast.errors import UserError
-from camguide_fast.pipeline import Args
-from camguide_fast.presets import PRESETS
-from camguide_fast.results import read_rows
+from camguide_fast.runs.pipeline import Args
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camguide_fast.errors import UserError
-from camguide_fast.ranks import Where
+from camguide_fast.training.ranks import Where
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from camguide_fast.cli import run_cli
 from camguide_fast.errors import UserError
-from camguide_fast.ranks import Where
+from camguide_fast.training.ranks import Where
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", f"file://{sys.argv[2]}", timedelta(hours=1), world_size=2, rank=rank)

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from camguide_fast import report as report_module
-from camguide_fast.curves import last_epochs, loss_curves, read_metrics
 from camguide_fast.data import VOC_PALETTE, write_mask
 from camguide_fast.errors import UserError
-from camguide_fast.pictures import jpeg, overlay
+from camguide_fast.pictures.curves import last_epochs, loss_curves, read_metrics
+from camguide_fast.pictures.overlays import jpeg, overlay
+from camguide_fast.pictures.superpixels import superpixel_picture
 from camguide_fast.report import write_report, write_superpixels
-from camguide_fast.superpixel_picture import superpixel_picture
 
 CLASSES = ("cat", "<b>&dog")
 

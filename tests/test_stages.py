@@ -5,8 +5,7 @@ import torch
 
 from camguide_fast import ops
 from camguide_fast.config import Classification, Distillation, Refinement
-from camguide_fast.models import CamNet, build_model, build_trunk, logits
-from camguide_fast.stages import (
+from camguide_fast.method.stages import (
     ClassificationStage,
     DistillationStage,
     PuzzleStage,
@@ -17,6 +16,7 @@ from camguide_fast.stages import (
     teacher_maps,
     teacher_mask,
 )
+from camguide_fast.models import CamNet, build_model, build_trunk, logits
 
 K = 3
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from camguide_fast.tags import average_precision, best_f1_thresholds, mean_average_precision
+from camguide_fast.cams.tags import average_precision, best_f1_thresholds, mean_average_precision
 
 
 def test_average_precision_by_hand():

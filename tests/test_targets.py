@@ -8,7 +8,7 @@ import torch
 
 from camguide_fast.config import Refinement
 from camguide_fast.data import read_image, read_mask
-from camguide_fast.targets import TargetMaker, sample, threshold_labels
+from camguide_fast.method.targets import TargetMaker, sample, threshold_labels
 
 
 def test_threshold_labels_by_hand():
@@ -29,7 +29,9 @@ def test_sample_takes_the_centre_of_each_cell():
 @pytest.mark.parametrize("crop, kernel", [(512, 15), (224, 7), (96, 3), (16, 1)])
 def test_the_closing_kernel_scales_and_stays_odd(crop, kernel, monkeypatch):
     seen = []
-    monkeypatch.setattr("camguide_fast.targets.ops.label_closing", lambda x, kernel_size: seen.append(kernel_size) or x)
+    monkeypatch.setattr(
+        "camguide_fast.method.targets.ops.label_closing", lambda x, kernel_size: seen.append(kernel_size) or x
+    )
     TargetMaker(Refinement(), crop).crf(
         torch.zeros(1, 8, 8, dtype=torch.int64), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 2
     )

@@ -18,7 +18,7 @@ from camguide_fast.cli import run_cli
 from camguide_fast.config import Network
 from camguide_fast.data import make_demo
 from camguide_fast.errors import UserError
-from camguide_fast.pipeline import trunk_path
+from camguide_fast.runs.pipeline import trunk_path
 
 TRAINED = ("stage1", "stage2", "stage3", "affinity")
 TINY = (

@@ -14,23 +14,24 @@ import torch
 import tyro
 from torch import nn
 
-from .checkpoint import ModelCard, load_model, read_json, save_model, write_json
-from .config import Config, Stage
-from .data import Split, TrainLoader, open_split, train_loader
-from .errors import UserError
-from .fit import Job, fit, tag_scores
-from .models import AffinityNet, CamNet, build_trunk
-from .models.pip_weights import imagenet
-from .models.weights import WeightReport, load_weights
-from .optim import freeze_batchnorm, fresh_layers
-from .precision import enabled
-from .pseudo_labels import Share, write_affinity_labels
-from .ranks import Where
-from .results import merge_rows, read_rows
-from .run_scores import RunScores
-from .stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
-from .tags import best_f1_thresholds
-from .target_quality import TargetQuality
+from ..files import read_json, write_json
+from ..models.checkpoint import ModelCard, load_model, save_model
+from ..config import Config, Stage
+from ..data import Split, TrainLoader, open_split, train_loader
+from ..errors import UserError
+from ..training.fit import Job, fit, tag_scores
+from ..models import AffinityNet, CamNet, build_trunk
+from ..models.pip_weights import imagenet
+from ..models.weights import WeightReport, load_weights
+from ..training.optim import freeze_batchnorm, fresh_layers
+from ..config.precision import enabled
+from ..cams.pseudo_labels import Share, write_affinity_labels
+from ..training.ranks import Where
+from ..cams.results import merge_rows, read_rows
+from .scores import RunScores
+from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
+from ..cams.tags import best_f1_thresholds
+from ..method.target_quality import TargetQuality
 
 StageName = Literal["baseline", "teacher", "1", "2", "3", "affinity", "walk", "final"]
 NAMES = {name: f"stage{name}" if name.isdecimal() else name for name in get_args(StageName)}

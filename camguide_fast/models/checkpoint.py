@@ -1,12 +1,6 @@
-"""What a run keeps on disk: weights with their card, and the state that lets a stage continue exactly where it stopped.
+"""Weights on disk with their card: what must be known to build the network again. Loading executes no code."""
 
-Everything is written to a temporary file beside its target, flushed, and moved into place, so that a reader never
-meets half a file. Loading executes no code: weights are safetensors, states are read with `weights_only=True`.
-"""
-
-import io
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,9 +9,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .errors import UserError
-from .models import AffinityNet, build_model, build_trunk
-from .models.input_norm import InputNorm
+from ..errors import UserError
+from ..files import write_atomic
+from .affinity_net import AffinityNet
+from .camguide import build_model
+from .input_norm import InputNorm
+from .trunks import build_trunk
 
 
 @dataclass(frozen=True)
@@ -43,38 +40,6 @@ class ModelCard:
         if self.input_norm:
             net.backbone.input = InputNorm(*self.input_norm)
         return net
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data` in one step that survives a crash at any moment."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made a folder: {error.strerror or error}") from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def write_json(path: Path, value: object) -> None:
-    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def read_json(path: Path) -> object:
-    try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON: {error}") from error
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -119,19 +84,3 @@ def read_card(path: Path) -> ModelCard:
     norm = tuple(map(tuple, fields.get("input_norm", ())))
     tuples = {name: tuple(fields[name]) for name in ("classes", "tag_thresholds")}
     return ModelCard(**fields | tuples | {"input_norm": norm})
-
-
-def save_state(path: Path, state: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getbuffer())
-
-
-def load_state(path: Path) -> dict:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch's reader fail in a dozen ways, KeyError among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: training state cannot be read ({reason}); without the file --resume trains the stage anew"
-        ) from error

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from . import ops
-from .config import Refinement
-from .targets import segment_count
+from .. import ops
+from ..config import Refinement
+from ..method.targets import segment_count
 
 _SHORT, _LONG = 480, 1600  # smaller images are enlarged, so that single superpixels can be seen
 _GAP = 8  # pixels

@@ -5,8 +5,8 @@ import re
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from .config import Optimizer
-from .models import CamNet, param_groups
+from ..config import Optimizer
+from ..models import CamNet, param_groups
 
 SMOOTHING = 0.98
 """Of the loss that the plateau schedule watches: single batches are noise."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import ops
-from .config import Affinity, Classification, Distillation, Refinement
-from .losses import (
+from .. import ops
+from ..config import Affinity, Classification, Distillation, Refinement
+from ..losses import (
     EdgeConsistencyLoss,
     LocalConsistencyLoss,
     MapRegularization,
@@ -21,7 +21,7 @@ from .losses import (
     PathAffinityLoss,
     TargetNLL,
 )
-from .models import STRIDE, AffinityNet, CamGuideNet, CamNet, logits
+from ..models import STRIDE, AffinityNet, CamGuideNet, CamNet, logits
 from .targets import TargetMaker, draw_tau, sample, threshold_labels
 
 Batch = dict[str, Tensor]

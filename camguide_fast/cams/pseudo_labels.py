@@ -13,15 +13,23 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import ops
-from .cam_files import CamReport, ImageCams, SavedCams, cam_made_by, save_cam, save_mask, weights_digest
-from .checkpoint import ModelCard
-from .config import Affinity, Crf, Walk
-from .data import Split, Workers, mask_made_by
-from .models import AffinityNet
+from .. import ops
+from ..config import Affinity, Crf, Walk
+from ..data import Split, Workers, mask_made_by
+from ..method.targets import affinity_labels, refine_labels
+from ..models import AffinityNet
+from ..models.checkpoint import ModelCard
+from .cam_files import (
+    CamReport,
+    ImageCams,
+    SavedCams,
+    cam_made_by,
+    save_cam,
+    save_mask,
+    weights_digest,
+)
 from .multi_scale import MAX_SIDE
 from .scores import label_map
-from .targets import affinity_labels, refine_labels
 
 Thresholds = float | Sequence[float]
 

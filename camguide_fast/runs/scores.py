@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .cam_files import write_cams, write_masks
-from .checkpoint import load_model, read_json, write_json
-from .config import Config
-from .data import Record, Split, open_split, read_image
-from .evaluate import check_masks, evaluate_cams, make_row, score
-from .infer import DEFAULT_THRESHOLD
-from .precision import enabled
-from .pseudo_labels import Share, Thresholds, write_final_masks, write_walks
-from .ranks import Where
-from .results import Row, merge_rows, read_rows
-from .targets import refine_labels
+from ..cams.cam_files import write_cams, write_masks
+from ..files import read_json, write_json
+from ..models.checkpoint import load_model
+from ..config import Config
+from ..data import Record, Split, open_split, read_image
+from ..evaluate import check_masks, evaluate_cams, make_row, score
+from ..infer import DEFAULT_THRESHOLD
+from ..config.precision import enabled
+from ..cams.pseudo_labels import Share, Thresholds, write_final_masks, write_walks
+from ..training.ranks import Where
+from ..cams.results import Row, merge_rows, read_rows
+from ..method.targets import refine_labels
 
 
 class RunScores:

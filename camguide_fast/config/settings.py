@@ -1,4 +1,4 @@
-"""Every setting of a run; `presets.py` has whole ones.
+"""Every setting of a run; `camguide_fast.config.presets` has whole sets of them.
 
 Where the paper is silent or contradicts itself the default is this project's choice (README, "Reading the paper").
 """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from .config import (
+from .settings import (
     Affinity,
     Classification,
     Config,

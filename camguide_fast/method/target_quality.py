@@ -5,10 +5,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import ops
-from .data import Split, read_image, read_mask
-from .data.augment import resize_long_side
-from .models import CamNet, evaluating
+from .. import ops
+from ..data import Split, read_image, read_mask
+from ..data.augment import resize_long_side
+from ..models import CamNet, evaluating
 from .stages import RefinementStage
 from .targets import sample, threshold_labels
 

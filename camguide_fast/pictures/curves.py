@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import UserError
+from ..errors import UserError
 
 _NOT_LOSSES = {"stage", "epoch", "step", "lr", "images_per_s", "event"}
 _POINTS = 300  # a line has at most this many, each the mean of its neighbours

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import load_model, read_json
-from .config import Config, from_dict
-from .errors import UserError
-from .results import NOWHERE, Row, read_rows
+from ..files import read_json
+from ..models.checkpoint import load_model
+from ..config import Config, from_dict
+from ..errors import UserError
+from ..cams.results import NOWHERE, Row, read_rows
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
 
 Rule = tuple[Callable[[Any], bool], str]
 """(what must hold, in words)"""

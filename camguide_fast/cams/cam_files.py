@@ -14,9 +14,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import ModelCard, write_atomic
-from .data import FullImages, Record, Split, Workers, full_images, write_mask
-from .errors import DataError, UserError
+from ..data import (
+    FullImages,
+    Record,
+    Split,
+    Workers,
+    full_images,
+    write_mask,
+)
+from ..errors import DataError, UserError
+from ..files import write_atomic
+from ..models.checkpoint import ModelCard
 from .multi_scale import MAX_SIDE, SCALES, mean_logits, merge_maps, scale_maps
 from .scores import label_map
 

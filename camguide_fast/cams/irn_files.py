@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..data import Split
+from ..files import write_atomic
 from .cam_files import read_cam
-from .checkpoint import write_atomic
-from .data import Split
 
 STRIDE = 4
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .models import STRIDE, CamGuideNet, logits
+from ..models import STRIDE, CamGuideNet, logits
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 MAX_SIDE = 640

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import config
-from .checkpoint import load_state, save_state
-from .data import TrainLoader
+from .. import config
+from ..cams.tags import mean_average_precision
+from ..config.precision import enabled
+from ..data import TrainLoader
+from ..method.stages import Batch, network_input
+from ..models import CamGuideNet, CamNet, evaluating, logits
 from .interrupts import Interrupts
-from .models import CamGuideNet, CamNet, evaluating, logits
 from .optim import Schedule, build_optimizer
-from .precision import enabled
 from .ranks import Where
 from .runlog import RunLog
-from .stages import Batch, network_input
-from .tags import mean_average_precision
+from .state import load_state, save_state
 
 SELECTION_EPOCH = 2**31
 """Number of the pass whose fixed views of the training images rank the checkpoints: far past any epoch that trains."""

@@ -10,8 +10,8 @@ a class-wise one more; the others are transferred. "default" is no split: the th
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json
-from .errors import UserError
+from ..errors import UserError
+from ..files import read_json
 
 Row = dict[str, Any]
 NOWHERE = "default"

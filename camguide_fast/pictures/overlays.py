@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from .data import VOC_PALETTE
+from ..data import VOC_PALETTE
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.ndarray:

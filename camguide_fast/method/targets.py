@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import ops
-from .config import PAPER_CROP, Affinity, Crf, Refinement
+from .. import ops
+from ..config import PAPER_CROP, Affinity, Crf, Refinement
 
 IGNORE = 255
 VOC_SIDE = 500

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import write_atomic
-from .errors import UserError
+from ..errors import UserError
+from ..files import write_atomic
 
 EVERY = 10
 """Iterations between two lines. Losses are read from the device only then."""

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import IGNORE, VOC_PALETTE, Record, Split, open_split, read_image, read_mask
-from .errors import DataError, UserError
-from .pictures import inline, jpeg, overlay
+from ..data import (
+    IGNORE,
+    VOC_PALETTE,
+    Record,
+    Split,
+    open_split,
+    read_image,
+    read_mask,
+)
+from ..errors import DataError, UserError
+from .overlays import inline, jpeg, overlay
 
 PICTURES = 8
 WIDTH = 240  # pixels

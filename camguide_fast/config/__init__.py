@@ -1,0 +1,43 @@
+"""Every setting of a run; `presets` has whole sets of them, `checks` says what is wrong with one."""
+
+from .settings import (
+    PAPER_CROP,
+    Affinity,
+    Arch,
+    CamStage,
+    Classification,
+    Config,
+    Crf,
+    Data,
+    Distillation,
+    Inference,
+    Network,
+    Optimizer,
+    Refinement,
+    Stage,
+    Walk,
+    from_dict,
+    restore,
+    to_dict,
+)
+
+__all__ = [
+    "PAPER_CROP",
+    "Affinity",
+    "Arch",
+    "CamStage",
+    "Classification",
+    "Config",
+    "Crf",
+    "Data",
+    "Distillation",
+    "Inference",
+    "Network",
+    "Optimizer",
+    "Refinement",
+    "Stage",
+    "Walk",
+    "from_dict",
+    "restore",
+    "to_dict",
+]

@@ -1,0 +1,1 @@
+"""The paper: what each stage minimises, and the targets of stage 3."""

@@ -1,0 +1,1 @@
+"""A run: its folder, its stages one after another, its scores, and its settings found again."""

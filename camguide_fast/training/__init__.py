@@ -1,0 +1,1 @@
+"""The loop: steps, optimisers, logs, and states to go on from."""
