@@ -15,7 +15,8 @@ from typing import NamedTuple
 from camguide_fast.cams.results import merge_rows, read_rows
 from camguide_fast.config import to_dict
 from camguide_fast.files import read_json, write_atomic, write_json
-from camguide_fast.runs.pipeline import Args, needs
+from camguide_fast.runs.arguments import Args
+from camguide_fast.runs.pipeline import needs
 
 
 class Key(NamedTuple):

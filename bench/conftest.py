@@ -14,7 +14,7 @@ from _measure import copy_bandwidth
 from _table import as_json, markdown
 
 import camguide_fast
-from camguide_fast.ops._register import rows
+from camguide_fast import ops
 
 TABLES, MACHINE = pytest.StashKey[list](), pytest.StashKey[dict]()
 
@@ -64,7 +64,7 @@ def machine(pytestconfig: pytest.Config) -> dict:
 @pytest.fixture
 def bench(pytestconfig: pytest.Config, machine: dict) -> Bench:
     def served(op: str) -> str:
-        return rows()[op][machine["device"]].backend
+        return ops.backends()[op][machine["device"]].backend
 
     device = torch.empty(0, device=machine["device"]).device  # with its index, as tensors have it
     return Bench(device, machine["budget"], pytestconfig.stash[TABLES], served)

@@ -32,7 +32,8 @@ from camguide_fast.errors import UserError
 from camguide_fast.files import write_atomic, write_json
 from camguide_fast.models import logits
 from camguide_fast.models.checkpoint import load_model
-from camguide_fast.runs.pipeline import Args, Run
+from camguide_fast.runs.arguments import Args
+from camguide_fast.runs.pipeline import Run
 from camguide_fast.training.fit import Where
 
 STAGES = ("baseline", "teacher", "stage1", "stage2", "stage3", "affinity", "walk", "final")

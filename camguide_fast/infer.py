@@ -5,50 +5,28 @@
 
 `--stage` says how far to go: the CAMs themselves, CAMs after AffinityNet's walk, or final labels, where the CRF has
 refined the walk's. Masks and scores that are there already, made from the same things, are kept.
-`multi_scale_cam`, `write_cams`, `write_masks` and `label_map` are the same steps as functions.
+`camguide_fast.cams` has the same steps as functions.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import tyro
-from torch import nn
-from tqdm import tqdm
 
-from . import ops
-from .cams.cam_files import (
-    CamSettings,
-    ImageCams,
-    Labels,
-    SavedCams,
-    cam_made_by,
-    each_cam,
-    images_only,
-    save_cam,
-    save_mask,
-    weights_digest,
-    write_cams,
-    write_masks,
-)
-from .cams.multi_scale import MAX_SIDE, class_maps, multi_scale_cam
-from .cams.pseudo_labels import digest_of, walk_image
-from .cams.scores import label_map
+from .cams.cam_files import SavedCams
+from .cams.image_masks import ImageMasks, MaskReport, Recipe
+from .cams.making import CamSettings, Labels, NetworkCams, weights_digest
+from .cams.multi_scale import MAX_SIDE
+from .cams.thresholds import DEFAULT_THRESHOLD
 from .cli import option, parse, pick_device, run_cli
-from .config import Crf, Data, Inference, Walk
+from .config import Data, Inference, Walk
 from .config.checks import check_settings
-from .data import Record, Split, Workers, find_tag_file, mask_made_by, open_images
-from .data.labels import read_name_lists, tag_indices
-from .data.tagged_folder import read_csv
-from .errors import DataError, UserError
-from .files import read_json, write_atomic
-from .method.targets import refine_scores
+from .data import Split, Workers, find_tag_file, open_images, with_tags
+from .errors import UserError
+from .files import read_json
 from .models.checkpoint import ModelCard, load_model
-from .pictures.overlays import jpeg, overlay
 from .runs.settings import (
     SCALES_OPTION,
     checked_threshold,
@@ -60,10 +38,6 @@ from .runs.settings import (
     run_walk,
     walked_stage,
 )
-
-__all__ = ["class_maps", "label_map", "multi_scale_cam", "write_cams", "write_masks"]
-
-DEFAULT_THRESHOLD = 0.15  # IRN's, and the best of plain classification in the measurements here
 
 
 @dataclass(frozen=True)
@@ -114,85 +88,51 @@ class Args:
     """Where to compute; auto: CUDA if there is a GPU."""
 
 
-def tagged(split: Split, path: Path) -> Split:
-    """`split` with the tags of a CSV or JSON file, by file name or by name without suffix."""
-    table = read_csv(path).tags if path.suffix.lower() == ".csv" else read_name_lists(path)
-    records = []
-    for record in split:
-        names = [name for name in (record.image.name, record.name) if name in table]
-        if not names:
-            raise DataError(f"{path}: no tags for image {record.image.name!r}")
-        tags = tag_indices(table[names[0]], split.classes, path, names[0])
-        records.append(replace(record, tags=tags))
-    return replace(split, records=tuple(records))
-
-
 def infer(args: Args) -> None:
     """What the command does: masks, overlays and a closing line."""
     _check(args)
     device = pick_device(args.device)
-    net, net_card = load_model(_affinity(args), device, affinity=True) if args.stage != "cam" else (None, None)
-    model, card = load_model(args.checkpoint, device) if args.checkpoint else (None, net_card)
-    if net_card and net_card.classes != card.classes:
-        raise UserError(f"{_affinity(args)}: its classes ({', '.join(net_card.classes)}) are not the checkpoint's")
+    affinity = load_model(_affinity(args), device, affinity=True) if args.stage != "cam" else None
+    model, card = load_model(args.checkpoint, device) if args.checkpoint else (None, affinity[1])
+    if affinity and affinity[1].classes != card.classes:
+        raise UserError(f"{_affinity(args)}: its classes ({', '.join(affinity[1].classes)}) are not the checkpoint's")
     thresholds, chosen = _thresholds(args, card)
     split = open_images(args.images, card.classes)
     if args.out.resolve() == args.images.resolve():
         raise UserError(f"{args.out}: is the folder of the images; masks of PNG images would replace them")
     labels: Labels = args.labels or ("given" if args.tags else "predicted")
     if labels == "given" and model is not None:
-        tags = args.tags or find_tag_file(args.images)
-        if tags is None:
-            raise UserError(f"{args.images}: holds no tag file; name one with --tags, or use --labels predicted")
-        split = tagged(split, tags)
+        split = _tagged(args, split)
     settings = CamSettings(labels=labels, max_side=args.max_side)
     if model is not None:
         scales = args.scales if args.scales is not None else run_scales(args.checkpoint)
         amp = run_amp(args.checkpoint, card.stage, device)
         settings = replace(settings, scales=scales, flip=run_flip(args.checkpoint), amp=amp)
         settings.check(card, split)
-    made_from = [
-        args.stage,
-        thresholds,
-        args.closing,
-        args.scores,
-        settings,
-        weights_digest(model, card) if model else "",
-    ]
-    edge_amp = run_amp(_affinity(args), "affinity", device) if net else False
-    made_from += [args.walk, edge_amp, weights_digest(net, net_card)] if net else []
-    marks = {r.name: _mark(args, made_from, r) for r in split}
-    todo = tuple(r for r in split if not _is_made(args, r.name, marks[r.name]))
-    for path in (args.out / f"{record.name}.png" for record in todo):
-        if path.exists() and not mask_made_by(path):
-            raise UserError(f"{path}: is there, and not a mask of this command; name another folder with --out")
-    source, skipped = _source(args, model, card, replace(split, records=todo), settings)
-    empty = 0
-    for made in tqdm(source, "masks", len(todo), unit="img", disable=None):
-        if net:
-            made = walk_image(net, made, args.walk, amp=edge_amp)
-        if args.stage == "final":
-            mask, made = _final(made, thresholds, args.walk.crf, device)
-        else:
-            mask = label_map(made.cam, made.keys, thresholds)
-        if args.closing:
-            mask = ops.label_closing(torch.from_numpy(mask)[None], kernel_size=args.closing)[0].numpy()
-        for left in (args.out / "overlays" / f"{made.name}.jpg", args.out / "scores" / f"{made.name}.npz"):
-            if left.is_file():  # of the mask that is replaced now
-                left.unlink()
-        if args.overlay:
-            photo = np.ascontiguousarray(made.image.permute(1, 2, 0).numpy())
-            write_atomic(args.out / "overlays" / f"{made.name}.jpg", jpeg(overlay(photo, mask)))
-        if args.scores:
-            save_cam(args.out / "scores" / f"{made.name}.npz", made, marks[made.name])
-        save_mask(args.out / f"{made.name}.png", mask, marks[made.name])  # last: it says that all is there
-        empty += not mask.any()
-    _tell(args, card, len(split) - len(todo), len(todo), empty, skipped())
+
+    def cams_of(todo: Split) -> NetworkCams | SavedCams:
+        if model is None:
+            return SavedCams(todo, args.cams, args.workers, args.skip_bad)
+        return NetworkCams(model, card, todo, settings, args.workers, args.skip_bad)
+
+    edge_amp = run_amp(_affinity(args), "affinity", device) if affinity else False
+    report = ImageMasks(
+        split,
+        args.out,
+        cams_of,
+        Recipe(args.stage, thresholds, args.closing, args.walk, edge_amp),
+        made_from=(settings, weights_digest(model, card) if model else ""),
+        affinity=affinity,
+        cam_dir=args.cams,
+        overlays=args.overlay,
+        scores=args.scores,
+    ).write()
+    _tell(args, card, report)
     if model is None:
         print(f"CAMs: {args.cams}; threshold: {chosen}")
     else:
         print(f"labels: {labels}; threshold: {chosen}; scales: {' '.join(f'{s:g}' for s in settings.scales)}")
-    if net:
+    if affinity:
         walk = args.walk
         print(f"walk: {2**walk.log2_steps} steps, radius {walk.radius}, beta {walk.beta:g}")
 
@@ -226,50 +166,24 @@ def _affinity(args: Args) -> Path:
     return args.affinity or args.checkpoint.parent / "affinity.safetensors"
 
 
-def _source(
-    args: Args, model: nn.Module | None, card: ModelCard, split: Split, settings: CamSettings
-) -> tuple[Iterable[ImageCams], Callable[[], list[str]]]:
-    """The images' CAMs, made or read, and afterwards the names of those left out."""
-    if model is None:
-        saved = SavedCams(split, args.cams, args.workers, args.skip_bad)
-        return saved, lambda: saved.skipped
-    images = images_only(split, args.workers, args.skip_bad)
-    return each_cam(model, card, images, settings), lambda: images.skipped
+def _tagged(args: Args, split: Split) -> Split:
+    tags = args.tags or find_tag_file(args.images)
+    if tags is None:
+        raise UserError(f"{args.images}: holds no tag file; name one with --tags, or use --labels predicted")
+    return with_tags(split, tags)
 
 
-def _mark(args: Args, made_from: list, record: Record) -> str:
-    """What the mask of an image is made from."""
-    return digest_of(made_from, record.tags, cam_made_by(args.cams / f"{record.name}.npz") if args.cams else "")
-
-
-def _is_made(args: Args, name: str, mark: str) -> bool:
-    wanted = args.out / "overlays" / f"{name}.jpg"
-    return mask_made_by(args.out / f"{name}.png") == mark and (not args.overlay or wanted.is_file())
-
-
-def _final(
-    made: ImageCams, thresholds: float | Sequence[float], crf: Crf, device: torch.device
-) -> tuple[np.ndarray, ImageCams]:
-    """The CRF's labels [H, W] of walked CAMs, and its probabilities in place of the CAMs."""
-    labels = torch.from_numpy(label_map(made.cam, made.keys, thresholds)).to(device)
-    present, scores = refine_scores(labels, made.image.to(device), crf)
-    mask = present[scores.argmax(0)].cpu().numpy()
-    classes = present > 0
-    keys = present[classes].long().cpu().numpy() - 1
-    return mask, replace(made, keys=keys, cam=scores[classes].half().cpu().numpy())
-
-
-def _tell(args: Args, card: ModelCard, kept: int, todo: int, empty: int, skipped: list[str]) -> None:
+def _tell(args: Args, card: ModelCard, report: MaskReport) -> None:
     what = card.stage if args.stage == "cam" else f"{args.stage} from {card.stage if args.checkpoint else args.cams}"
-    before = f", {kept} of them from before" if kept else ""
-    print(f"{kept + todo - len(skipped)} masks of {what} ({', '.join(card.classes)}) are in {args.out}{before}")
-    if empty:
-        print(f"{empty} of them are all background")
-    if skipped:
-        print(f"{len(skipped)} images left out, not readable: {', '.join(skipped)}")
+    before = f", {report.kept} of them from before" if report.kept else ""
+    print(f"{report.kept + report.written} masks of {what} ({', '.join(card.classes)}) are in {args.out}{before}")
+    if report.empty:
+        print(f"{report.empty} of them are all background")
+    if report.skipped:
+        print(f"{len(report.skipped)} images left out, not readable: {', '.join(report.skipped)}")
 
 
-def _thresholds(args: Args, card: ModelCard) -> tuple[float | Sequence[float], str]:
+def _thresholds(args: Args, card: ModelCard) -> tuple[float | tuple[float, ...], str]:
     stage = card.stage if args.stage == "cam" else args.stage
     if args.threshold is not None:
         return checked_threshold(args.threshold, "--threshold"), f"{args.threshold:g}, from --threshold"

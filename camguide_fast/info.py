@@ -14,7 +14,7 @@ import torch
 from . import __version__
 from .config import precision
 from .data.threads import usable_cores
-from .ops._register import COST, build_error, load_native, rows
+from .ops import COST, backends, build_error, load_native
 
 
 def found() -> list[tuple[str, str]]:
@@ -89,7 +89,7 @@ def report() -> str:
     width = max(len(what) for what, _ in facts)
     ops = [
         (op, cpu.backend, cpu.why, cuda.backend, cuda.why)
-        for op, (cpu, cuda) in sorted((op, (row["cpu"], row["cuda"])) for op, row in rows().items())
+        for op, (cpu, cuda) in sorted((op, (row["cpu"], row["cuda"])) for op, row in backends().items())
     ]
     lines = [f"{what.ljust(width)}  {value}" for what, value in facts]
     return "\n".join([*lines, "", table(("op", "cpu", "why", "cuda", "why"), ops)])

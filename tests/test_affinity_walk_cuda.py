@@ -11,7 +11,6 @@ from camguide_fast.kernels import affinity_walk as kernels
 from capture import captured
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 
 
 def case(b, k, h, w, dtype=torch.float32, edge=None, device="cpu"):
@@ -171,7 +170,7 @@ def test_a_nan_shows():
 
 
 def test_the_op_is_served_by_it():
-    row = _register.rows()["affinity_random_walk"]["cuda"]
+    row = ops.backends()["affinity_random_walk"]["cuda"]
     assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 

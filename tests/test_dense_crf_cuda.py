@@ -12,7 +12,6 @@ from capture import captured
 from test_dense_crf import case
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 
 GAUSSIAN, BILATERAL = [3.0, 3.0, 3.0], [50.0, 50.0, 5.0, 5.0, 5.0, 10.0]  # as the op takes its terms
 cpu = torch.ops.camguide_fast
@@ -233,7 +232,7 @@ def test_too_large():
 
 @pytest.mark.parametrize("op", ["dense_crf", "dense_crf_labels"])
 def test_the_op_is_served_by_it(op):
-    row = _register.rows()[op]["cuda"]
+    row = ops.backends()[op]["cuda"]
     assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 

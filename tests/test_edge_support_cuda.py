@@ -7,7 +7,6 @@ from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import edge_support as kernels
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 
 CLOSE = dict(rtol=1e-5, atol=1e-6)
 
@@ -142,7 +141,7 @@ def test_a_fault_is_seen(right, wrong, short_bands, monkeypatch):
 
 
 def test_the_op_is_served_by_it():
-    row = _register.rows()["edge_support"]["cuda"]
+    row = ops.backends()["edge_support"]["cuda"]
     assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 

@@ -11,13 +11,14 @@ from PIL import Image
 
 from camguide_fast import evaluate as evaluate_module
 from camguide_fast import ops
+from camguide_fast.cams import evaluate_cams, format_table, score, sweep
 from camguide_fast.cams.results import merge_rows, read_rows
-from camguide_fast.cams.scores import THRESHOLDS, iou, label_map
+from camguide_fast.cams.thresholds import THRESHOLDS, iou, label_map
 from camguide_fast.config import to_dict
 from camguide_fast.config.presets import default
 from camguide_fast.data import Record, Split, open_split, write_mask
 from camguide_fast.errors import DataError, UserError
-from camguide_fast.evaluate import Args, evaluate, evaluate_cams, format_table, score, sweep
+from camguide_fast.evaluate import Args, evaluate
 from camguide_fast.files import write_json
 from camguide_fast.models.checkpoint import ModelCard, save_model
 from camguide_fast.runs.paper_tables import paper_tables

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from camguide_fast.cams.cam_files import ImageCams, save_cam
-from camguide_fast.cams.scores import label_map
+from camguide_fast.cams.thresholds import label_map
 from camguide_fast.config import Config, Crf, Walk, to_dict
 from camguide_fast.data import VOC_CLASSES, make_demo, open_split, read_mask, write_mask
 from camguide_fast.errors import DataError, UserError

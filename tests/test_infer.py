@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from camguide_fast import infer as infer_module
+from camguide_fast.cams import class_maps, making, multi_scale_cam, write_cams, write_masks
 from camguide_fast.cams.cam_files import read_cam
 from camguide_fast.cams.multi_scale import mean_logits, merge_maps, scale_maps
 from camguide_fast.data import Split, open_images, read_image, read_mask
 from camguide_fast.errors import DataError, UserError
-from camguide_fast.infer import Args, class_maps, infer, multi_scale_cam, write_cams, write_masks
+from camguide_fast.infer import Args, infer
 from camguide_fast.models.checkpoint import ModelCard, save_model
 from camguide_fast.models.input_norm import InputNorm
 
@@ -334,8 +335,8 @@ def test_what_belongs_to_an_older_mask_goes_with_it(run, tmp_path):
 
 def test_mirror_images_as_in_the_run(run, tmp_path, monkeypatch):
     seen = []
-    whole = infer_module.each_cam
-    monkeypatch.setattr(infer_module, "each_cam", lambda *a: seen.append(a[3].flip) or whole(*a))
+    whole = making.each_cam
+    monkeypatch.setattr(making, "each_cam", lambda *a: seen.append(a[3].flip) or whole(*a))
     folder, settings = folder_of_images(tmp_path / "in", ["a.jpg"]), run / "config.json"
     infer(arguments(run, folder, tmp_path / "with"))
     before = settings.read_bytes() if settings.exists() else None

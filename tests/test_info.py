@@ -10,13 +10,13 @@ import torch
 
 from camguide_fast import info
 from camguide_fast.config import precision
-from camguide_fast.ops import _register
+from camguide_fast.ops import _backends
 
 
 def test_lists_every_op_with_the_row_the_dispatcher_has():
     lines = info.report().split("\n")
     table = {line.split()[0]: line for line in lines[lines.index("") + 3 :]}
-    assert set(table) == set(_register._kernels)
+    assert set(table) == set(_backends.kernels)
     for op, line in table.items():
         native = torch._C._dispatch_has_kernel_for_dispatch_key(f"camguide_fast::{op}", "CPU")
         cuda = torch._C._dispatch_has_kernel_for_dispatch_key(f"camguide_fast::{op}", "CUDA")
@@ -72,6 +72,6 @@ def test_backend_variable(backend):
         assert process.returncode == 0
         body = process.stdout.split("\n\n")[1]
         assert "native" not in body and "triton" not in body
-        assert body.count("CAMGUIDE_FAST_BACKEND=reference") >= len(_register._kernels)
+        assert body.count("CAMGUIDE_FAST_BACKEND=reference") >= len(_backends.kernels)
     else:
         assert process.returncode != 0 and "expected 'reference' or nothing" in process.stderr

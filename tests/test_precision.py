@@ -8,8 +8,9 @@ import torch
 
 from camguide_fast.config import Config, Stage, from_dict, precision, to_dict
 from camguide_fast.config.presets import PRESETS
+from camguide_fast.runs.announcement import precision as announced
+from camguide_fast.runs.arguments import with_amp_of
 from camguide_fast.runs.settings import run_amp
-from camguide_fast.train import _precision, _with_amp_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -54,20 +55,20 @@ def test_bf16_needs_its_instructions(monkeypatch):
 
 def test_a_resumed_run_keeps_what_was_chosen(fast):
     saved = precision.settle(Config(), torch.device("cuda"))
-    again = _with_amp_of(saved, from_dict(Config, to_dict(Config())))
+    again = with_amp_of(saved, from_dict(Config, to_dict(Config())))
     assert set(amps(again).values()) == {"on"}
     off = replace(Config(), stage1=replace(Config().stage1, amp="off"))
-    assert _with_amp_of(saved, off).stage1.amp == "off"  # said on the command line: refused later
-    text = _precision(again, CPU, resumed=True)
+    assert with_amp_of(saved, off).stage1.amp == "off"  # said on the command line: refused later
+    text = announced(again, CPU, resumed=True)
     assert text.startswith("mixed precision on" if fast else "warning: mixed precision on, as the run was begun: ")
 
 
 def test_what_is_said(fast):
     auto = precision.settle(Config(), CPU)
     word = "on" if fast else "off"
-    assert _precision(auto, CPU, resumed=False).startswith(f"mixed precision {word}: this CPU ")
+    assert announced(auto, CPU, resumed=False).startswith(f"mixed precision {word}: this CPU ")
     one = replace(auto, stage3=replace(auto.stage3, amp="off" if fast else "on"))
-    said = _precision(one, CPU, resumed=False)
+    said = announced(one, CPU, resumed=False)
     assert "asked for" in said and said.startswith("warning") == (not fast) and ("stage3" in said) == (not fast)
 
 

@@ -14,7 +14,7 @@ from camguide_fast.cams import pseudo_labels
 from camguide_fast.cams.cam_files import ImageCams, cam_made_by, read_cam, save_cam
 from camguide_fast.cams.irn_files import export_cams
 from camguide_fast.cams.pseudo_labels import edge_map, walked, write_affinity_labels, write_final_masks, write_walks
-from camguide_fast.cams.scores import label_map
+from camguide_fast.cams.thresholds import label_map
 from camguide_fast.config import Affinity, Config, Crf, Walk, to_dict
 from camguide_fast.data import Split, mask_made_by, open_images, read_mask
 from camguide_fast.errors import DataError, UserError

@@ -20,7 +20,7 @@ from camguide_fast.config import Config, to_dict
 from camguide_fast.config.presets import PRESETS
 from camguide_fast.data import make_demo, open_split, read_image, write_mask
 from camguide_fast.errors import UserError
-from camguide_fast.runs.pipeline import Args
+from camguide_fast.runs.arguments import Args
 
 
 @pytest.mark.parametrize("name", VARIANTS)

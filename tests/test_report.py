@@ -15,8 +15,8 @@ from camguide_fast.data import VOC_PALETTE, write_mask
 from camguide_fast.errors import UserError
 from camguide_fast.pictures.curves import last_epochs, loss_curves, read_metrics
 from camguide_fast.pictures.overlays import jpeg, overlay
-from camguide_fast.pictures.superpixels import superpixel_picture
-from camguide_fast.report import write_report, write_superpixels
+from camguide_fast.pictures.superpixels import superpixel_picture, write_superpixels
+from camguide_fast.runs.report import write_report
 
 CLASSES = ("cat", "<b>&dog")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from camguide_fast.cams.scores import (
+from camguide_fast.cams.thresholds import (
     THRESHOLDS,
     fit_classwise,
     fit_global,

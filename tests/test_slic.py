@@ -15,7 +15,6 @@ from skimage.segmentation import slic as skimage_slic
 from skimage.util import regular_grid
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 from camguide_fast.reference._lab import lab
 from camguide_fast.reference.slic import _components, _merge_small, seed_grid
 
@@ -268,7 +267,7 @@ def test_threads_do_not_matter(same_bits_on_any_threads, batch):
 
 
 def test_large_photograph():
-    if _register.rows()["slic"]["cpu"].backend != "native":
+    if ops.backends()["slic"]["cpu"].backend != "native":
         pytest.skip("minutes without the C++ extension")
     photo = Image.fromarray(skimage.data.coffee()).resize((2500, 1500))
     image = tensor(np.array(photo))

@@ -15,7 +15,6 @@ from capture import captured
 from test_cuda_sources import NVCC
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 from camguide_fast.reference.slic import _components, _merge_small, quantised_lab
 from camguide_fast.reference.slic import seed_grid as reference_grid
 
@@ -170,7 +169,7 @@ def test_seed_grid_is_the_references():
 
 
 def test_the_op_is_served_by_it():
-    row = _register.rows()["slic"]["cuda"]
+    row = ops.backends()["slic"]["cuda"]
     assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 

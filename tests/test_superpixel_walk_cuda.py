@@ -11,7 +11,6 @@ from camguide_fast.kernels import superpixel_walk as kernels
 from capture import captured
 
 from camguide_fast import ops, reference
-from camguide_fast.ops import _register
 
 ORDERS = (0, 1, 2)
 
@@ -194,7 +193,7 @@ def test_a_missing_barrier_is_seen(op):
 
 def test_the_ops_are_served_by_it():
     for op in ("superpixel_graph", "superpixel_random_walk"):
-        row = _register.rows()[op]["cuda"]
+        row = ops.backends()[op]["cuda"]
         assert row.backend == "cuda" or row.why in ("cupy is not installed", "CAMGUIDE_FAST_BACKEND=reference")
 
 

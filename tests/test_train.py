@@ -18,7 +18,7 @@ from camguide_fast.cli import run_cli
 from camguide_fast.config import Network
 from camguide_fast.data import make_demo
 from camguide_fast.errors import UserError
-from camguide_fast.runs.pipeline import trunk_path
+from camguide_fast.runs.arguments import parse, trunk_path
 
 TRAINED = ("stage1", "stage2", "stage3", "affinity")
 TINY = (
@@ -154,23 +154,25 @@ def test_a_setting_that_cannot_work_is_refused_at_once(argv, message, demo, tmp_
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_bare_command_takes_the_weights_that_are_installed(there, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "installed", lambda arch: tmp_path / f"{arch}.pth" if there else None)
-    args = train._parse([])
+    monkeypatch.setattr(
+        "camguide_fast.runs.arguments.installed", lambda arch: tmp_path / f"{arch}.pth" if there else None
+    )
+    args = parse([])
     assert (args.preset, args.weights) == (("demo", "imagenet") if there else ("demo-scratch", None))
-    assert train._parse(["--preset", "small", "--data", str(tmp_path)]).weights == "imagenet"
-    assert train._parse(["--data", str(tmp_path)]).weights is None  # default
-    named = train._parse(["--preset", "small", "--data", str(tmp_path), "--weights", "w.pth"])
+    assert parse(["--preset", "small", "--data", str(tmp_path)]).weights == "imagenet"
+    assert parse(["--data", str(tmp_path)]).weights is None  # default
+    named = parse(["--preset", "small", "--data", str(tmp_path), "--weights", "w.pth"])
     assert named.weights.name == "w.pth"
 
 
 def test_weights_of_the_teacher():
     def paths(**settings):
-        args = replace(train._parse(["--preset", "default"]), **settings)
+        args = replace(parse(["--preset", "default"]), **settings)
         return [str(trunk_path(args, teacher=teacher)) for teacher in (False, True)]
 
     assert paths(weights=Path("a")) == ["a", "None"]  # ResNet-18 and ResNet-50
     assert paths(weights=Path("a"), teacher_weights=Path("b")) == ["a", "b"]
-    small = train._parse(["--preset", "small"])
+    small = parse(["--preset", "small"])
     same = replace(small, config=replace(small.config, network=Network(student="resnet18", teacher="resnet18")))
     assert str(trunk_path(replace(same, weights=Path("a")), teacher=True)) == "a"
     with pytest.raises(UserError, match="--weights imagenet: ImageNet weights of resnet18.*no pip package"):
@@ -183,7 +185,7 @@ def test_imagenet_stands_in_the_settings_of_the_run(demo, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "run/config.json").read_text())["weights"] == "imagenet"
     assert call(monkeypatch, "--out", tmp_path / "run", "--resume") == 0
     assert call(monkeypatch, *arguments, "--resume") == 0
-    assert train._parse(["--out", str(tmp_path / "run"), "--resume"]).weights == "imagenet"  # and no path of that name
+    assert parse(["--out", str(tmp_path / "run"), "--resume"]).weights == "imagenet"  # and no path of that name
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resumed"])

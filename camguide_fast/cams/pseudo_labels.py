@@ -19,17 +19,11 @@ from ..data import Split, Workers, mask_made_by
 from ..method.targets import affinity_labels, refine_labels
 from ..models import AffinityNet
 from ..models.checkpoint import ModelCard
-from .cam_files import (
-    CamReport,
-    ImageCams,
-    SavedCams,
-    cam_made_by,
-    save_cam,
-    save_mask,
-    weights_digest,
-)
+from .cam_files import ImageCams, SavedCams, cam_made_by, save_cam
+from .making import CamReport, weights_digest
+from .masks import save_mask
 from .multi_scale import MAX_SIDE
-from .scores import label_map
+from .thresholds import label_map
 
 Thresholds = float | Sequence[float]
 
@@ -78,7 +72,7 @@ def walk_image(net: AffinityNet, made: ImageCams, settings: Walk, *, amp: bool =
 
 
 def final_labels(made: ImageCams, thresholds: Thresholds, num_classes: int, crf: Crf, device: torch.device) -> Tensor:
-    """Labels uint8 [H, W] of walked CAMs: cut as `scores.label_map` does, then refined by the CRF."""
+    """Labels uint8 [H, W] of walked CAMs: cut as `thresholds.label_map` does, then refined by the CRF."""
     labels = torch.from_numpy(label_map(made.cam, made.keys, thresholds)).to(device)
     return refine_labels(labels, made.image.to(device), num_classes + 1, crf)
 

@@ -10,7 +10,7 @@ from .demo import make_demo
 from .images import IGNORE, VOC_PALETTE, mask_made_by, read_image, read_mask, write_mask
 from .loader import FullImages, TrainLoader, TrainSet, full_images, train_loader
 from .split import Record, Split
-from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder
+from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder, with_tags
 from .threads import Workers, loading_threads
 from .voc import VOC_CLASSES, is_voc, open_voc
 
@@ -34,6 +34,7 @@ __all__ = [
     "read_mask",
     "train_loader",
     "train_view",
+    "with_tags",
     "write_mask",
 ]
 

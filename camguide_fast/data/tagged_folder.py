@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import DataError
@@ -49,7 +49,7 @@ def open_tagged_folder(root: Path, name: str, *, require_tags: bool = True) -> S
     tag_file = find_tag_file(root)
     if tag_file is None:
         raise DataError(f"{root}: no tag file ({', '.join(TAG_FILES)})")
-    table = read_csv(tag_file) if tag_file.suffix == ".csv" else _Table(tag_file, read_name_lists(tag_file), None)
+    table = _read_csv(tag_file) if tag_file.suffix == ".csv" else _Table(tag_file, read_name_lists(tag_file), None)
     images = _images_of_split(root, name, table)
     class_file = root / "classes.txt"
     if class_file.is_file():
@@ -71,6 +71,20 @@ def open_tagged_folder(root: Path, name: str, *, require_tags: bool = True) -> S
         mask = root / "masks" / f"{stem}.png"
         records[stem] = Record(stem, path, tags, mask if mask.is_file() else None)
     return Split(root, name, classes, tuple(records.values()))
+
+
+def with_tags(split: Split, path: Path) -> Split:
+    """`split` with the tags of a CSV or JSON file, by file name or by name without suffix. An image that has none
+    there is a DataError."""
+    table = _read_csv(path).tags if path.suffix.lower() == ".csv" else read_name_lists(path)
+    records = []
+    for record in split:
+        names = [name for name in (record.image.name, record.name) if name in table]
+        if not names:
+            raise DataError(f"{path}: no tags for image {record.image.name!r}")
+        tags = tag_indices(table[names[0]], split.classes, path, names[0])
+        records.append(replace(record, tags=tags))
+    return replace(split, records=tuple(records))
 
 
 def open_images(folder: str | Path, classes: tuple[str, ...] = ()) -> Split:
@@ -111,7 +125,7 @@ def _images_of_split(root: Path, name: str, table: _Table) -> list[str]:
     return splits[name]
 
 
-def read_csv(path: Path) -> _Table:
+def _read_csv(path: Path) -> _Table:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
     tags: dict[str, list[str]] = {}
     splits: dict[str, list[str]] = {}

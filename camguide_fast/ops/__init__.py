@@ -1,7 +1,7 @@
 """The ops: drop-in functions on CPU or CUDA tensors. Each file holds schema, shapes for tracing, autograd and the
 docstring."""
 
-from ._register import load_native
+from ._backends import COST, backends, build_error, load_native
 from .affinity_walk import affinity_random_walk
 from .cam_normalize import cam_normalize
 from .confusion_matrix import confusion_matrix

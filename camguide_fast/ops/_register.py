@@ -7,37 +7,15 @@ row means the reference. `CAMGUIDE_FAST_BACKEND=reference` leaves only the first
 
 import functools
 import importlib
-import importlib.util
-import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-NAMESPACE = "camguide_fast"
-BACKEND = os.environ.get("CAMGUIDE_FAST_BACKEND", "")
-if BACKEND not in ("", "reference"):
-    raise ValueError(f"CAMGUIDE_FAST_BACKEND is {BACKEND!r}; expected 'reference' or nothing")
-
-# What it means that the extension is missing. Measured at 256 x 256: guided filter 120 times, SLIC more than 300.
-COST = "on CPU every op runs its PyTorch reference, up to hundreds of times slower"
+from ._backends import NAMESPACE, kernels, why_no_kernels
 
 library = torch.library.Library(NAMESPACE, "DEF")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Which implementation serves an op on a device, and why."""
-
-    backend: str  # "native" | "triton" | "cuda" | "reference"
-    why: str
-
-
-_kernels: dict[str, tuple[str, str] | None] = {}  # op -> (module of camguide_fast.kernels, "triton" | "cuda")
 
 
 def define(
@@ -57,8 +35,8 @@ def define(
     library.define(schema)
     library.impl(name, functools.partial(_call_reference, reference), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
-    _kernels[name] = kernel
-    if kernel and not _why_no_kernels(kernel[1]):
+    kernels[name] = kernel
+    if kernel and not why_no_kernels(kernel[1]):
         library.impl(name, functools.partial(_call_kernel, kernel[0], name), "CUDA")
 
 
@@ -75,57 +53,6 @@ def _call_kernel(module: str, name: str, *args):
 
 def _first_tensor(args: tuple) -> Tensor:
     return next(a for a in args if isinstance(a, Tensor))
-
-
-def _why_no_kernels(language: str) -> str:
-    if BACKEND == "reference":
-        return "CAMGUIDE_FAST_BACKEND=reference"
-    needed = {"triton": "triton", "cuda": "cupy"}[language]
-    return "" if importlib.util.find_spec(needed) else f"{needed} is not installed"
-
-
-@functools.cache
-def load_native() -> str:
-    """Imports the C++ extension, which fills the CPU rows; returns "" or the reason why there is none, after one
-    warning."""
-    if BACKEND == "reference":
-        return "CAMGUIDE_FAST_BACKEND=reference"
-    try:
-        importlib.import_module("camguide_fast._C")
-    except ImportError as error:
-        why = (
-            "the extension was not built"
-            if isinstance(error, ModuleNotFoundError)
-            else f"the extension does not load: {error}"
-        )
-        warnings.warn(
-            f"camguide_fast: {why}{build_error()}; {COST} (see python -m camguide_fast.info)",
-            stacklevel=2,
-        )
-        return why
-    return ""
-
-
-def build_error() -> str:
-    """" (why)" where the installation tried to build the extension and could not, else ""."""
-    note = Path(__file__).parents[1] / "_build_error.txt"  # written by setup.py
-    return f" ({note.read_text().strip()})" if note.exists() else ""
-
-
-def rows() -> dict[str, dict[str, Row]]:
-    """{op: {"cpu": Row, "cuda": Row}} as the dispatcher will serve them; what `python -m camguide_fast.info` prints."""
-    table = {}
-    for name, kernel in _kernels.items():
-        native = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CPU")
-        cpu = Row("native", "C++ extension") if native else Row("reference", load_native() or "no C++ kernel yet")
-        if kernel is None:
-            cuda = Row("reference", "no GPU kernel yet")
-        elif why := _why_no_kernels(kernel[1]):
-            cuda = Row("reference", why)
-        else:
-            cuda = Row(kernel[1], f"kernels/{kernel[0]}.py")
-        table[name] = {"cpu": cpu, "cuda": cuda}
-    return table
 
 
 def define_loss(

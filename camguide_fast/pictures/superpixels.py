@@ -1,6 +1,7 @@
 """What the random walk of stage 3 makes of one image, as a picture to judge it by."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +9,8 @@ from PIL import Image, ImageDraw
 
 from .. import ops
 from ..config import Refinement
+from ..data import read_image
+from ..files import write_atomic
 from ..method.targets import segment_count
 
 _SHORT, _LONG = 480, 1600  # smaller images are enlarged, so that single superpixels can be seen
@@ -85,7 +88,15 @@ def _sheet(panels: dict[str, np.ndarray]) -> Image.Image:
     return sheet
 
 
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
+def write_superpixels(image: Path, out: Path | None = None) -> Path:
+    """Draws superpixels and random walk of an image file to `out`, by default <image's name>_superpixels.png in the
+    current folder, and returns that path.
+
+    Raises:
+        UserError: an image that cannot be read, or a picture that cannot be written.
+    """
+    picture = superpixel_picture(read_image(image))
+    path, buffer = out or Path(f"{image.stem}_superpixels.png"), io.BytesIO()
     picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    write_atomic(path, buffer.getbuffer())
+    return path

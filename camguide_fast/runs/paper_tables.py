@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import read_json
-from ..models.checkpoint import load_model
+from ..cams.results import NOWHERE, Row, read_rows
 from ..config import Config, from_dict
 from ..errors import UserError
-from ..cams.results import NOWHERE, Row, read_rows
+from ..files import read_json
+from ..models.checkpoint import load_model
 
 
 @dataclass(frozen=True)

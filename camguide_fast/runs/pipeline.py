@@ -5,67 +5,34 @@ cams/, masks/, thresholds.json, results.json, metrics.jsonl, report.html.
 """
 
 import shutil
-from dataclasses import dataclass, field, replace
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_args
 
 import torch
-import tyro
 from torch import nn
 
-from ..files import read_json, write_json
-from ..models.checkpoint import ModelCard, load_model, save_model
-from ..config import Config, Stage
-from ..data import Split, TrainLoader, open_split, train_loader
-from ..errors import UserError
-from ..training.fit import Job, fit, tag_scores
-from ..models import AffinityNet, CamNet, build_trunk
-from ..models.pip_weights import imagenet
-from ..models.weights import WeightReport, load_weights
-from ..training.optim import freeze_batchnorm, fresh_layers
-from ..config.precision import enabled
 from ..cams.pseudo_labels import Share, write_affinity_labels
-from ..training.ranks import Where
-from ..cams.results import merge_rows, read_rows
-from .scores import RunScores
-from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
+from ..cams.results import format_table, merge_rows, read_rows
 from ..cams.tags import best_f1_thresholds
+from ..config import Config, Stage, to_dict
+from ..config.precision import enabled, settle
+from ..data import Split, TrainLoader, make_demo, open_split, train_loader
+from ..errors import UserError
+from ..files import read_json, write_json
+from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
 from ..method.target_quality import TargetQuality
-
-StageName = Literal["baseline", "teacher", "1", "2", "3", "affinity", "walk", "final"]
-NAMES = {name: f"stage{name}" if name.isdecimal() else name for name in get_args(StageName)}
-
-
-@dataclass(frozen=True)
-class Args:
-    """What to train, on what, and where to."""
-
-    data: Path | None = None
-    """Tagged images: a VOC tree, or a folder with tags.csv / tags.json. Without it the demo set is generated."""
-    out: Path | None = None
-    """The run's folder [runs/<name of the data>]."""
-    preset: Literal["default", "paper", "small", "demo", "demo-scratch"] | None = None
-    """Where all settings below start from [with --data default; without it demo, or demo-scratch where no ImageNet
-    weights are installed]."""
-    stages: tuple[StageName, ...] = get_args(StageName)
-    """Which stages to run; earlier ones must be in the run's folder."""
-    split: str = "train"
-    """The split that is trained on."""
-    weights: Literal["imagenet"] | Path | None = None
-    """Pretrained trunk of the student and the baseline: "imagenet", for what the extra `weights` has installed, or a
-    file: torchvision/timm .pth, .safetensors, or a folder of folded .npy."""
-    teacher_weights: Literal["imagenet"] | Path | None = None
-    """Pretrained trunk of the teacher [--weights if that is "imagenet" or both have the same architecture]."""
-    seed: int = 0
-    resume: bool = False
-    """Continue the run in --out with the settings it was started with."""
-    skip_bad: bool = False
-    """Leave broken images out, counted and reported, instead of stopping."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    save_every: int = 100
-    """Iterations between two saved states, besides the end of each epoch."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+from ..models import AffinityNet, CamNet, build_trunk
+from ..models.checkpoint import ModelCard, load_model, save_model
+from ..models.weights import WeightReport, load_weights
+from ..training.fit import Job, fit, tag_scores
+from ..training.optim import freeze_batchnorm, fresh_layers
+from ..training.ranks import Where
+from .announcement import announce
+from .arguments import NAMES, Args, folder_of, holds_a_run, trunk_path
+from .report import write_report
+from .scores import RunScores
 
 
 def needs(stage: str, config: Config) -> tuple[str, ...]:
@@ -75,15 +42,6 @@ def needs(stage: str, config: Config) -> tuple[str, ...]:
     return before.get(stage, {"affinity": (source,), "walk": (source, "affinity"), "final": ("walk",)}.get(stage, ()))
 
 
-def trunk_path(args: Args, *, teacher: bool) -> Path | None:
-    """The file of pretrained weights of the student or the teacher."""
-    network, own = args.config.network, args.teacher_weights if teacher else args.weights
-    option, arch = ("--teacher-weights", network.teacher) if teacher else ("--weights", network.student)
-    if teacher and own is None and (args.weights == "imagenet" or network.teacher == network.student):
-        own = args.weights
-    return imagenet(arch, option) if own == "imagenet" else own
-
-
 def is_there(folder: Path, stage: str) -> bool:
     """Whether a run's folder holds what other stages need of this one."""
     return (
@@ -91,6 +49,44 @@ def is_there(folder: Path, stage: str) -> bool:
         if stage == "walk"
         else (folder / "checkpoints" / f"{stage}.safetensors").exists()
     )
+
+
+def prepare(args: Args, where: Where) -> Args:
+    """Refuses a folder that holds a run, generates the demo set if no data is named."""
+    out = folder_of(args.out, args.data)
+    if holds_a_run(out) and not args.resume:
+        raise UserError(f"{out}: holds a run; continue it with --resume, or name another folder with --out")
+    data = args.data
+    if data is None:
+        data = (out / "data").resolve()
+    with where.apart():
+        if args.data is None and where.first:
+            make_demo(data)
+    return replace(args, out=out, data=data, config=settle(args.config, where.device))
+
+
+def run(args: Args, where: Where) -> None:
+    """Trains and scores what `args.stages` asks for and is not there yet."""
+    names = [NAMES[stage] for stage in NAMES if stage in args.stages]
+    for name in names:
+        for needed in needs(name, args.config):
+            if needed not in names and not is_there(args.out, needed):
+                raise UserError(f"{args.out}: {name} needs {needed}, which is neither there nor among --stages")
+    started = time.monotonic()
+    current = Run(args, where)
+    with where.apart():
+        if where.first:
+            write_json(args.out / "config.json", to_dict(args))
+    if where.first:
+        announce(args, current.split, where.device)
+    for name in names:
+        current.stage(name)
+    if where.first:
+        rows = read_rows(args.out / "results.json")
+        page = write_report(args.out)
+        print("\n" + (format_table(rows) if rows else "nothing was scored: no split of --inference.splits has masks"))
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
 
 
 class Run:

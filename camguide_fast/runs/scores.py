@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cams.cam_files import write_cams, write_masks
-from ..files import read_json, write_json
-from ..models.checkpoint import load_model
-from ..config import Config
-from ..data import Record, Split, open_split, read_image
-from ..evaluate import check_masks, evaluate_cams, make_row, score
-from ..infer import DEFAULT_THRESHOLD
-from ..config.precision import enabled
+from ..cams.making import write_cams
+from ..cams.masks import write_masks
 from ..cams.pseudo_labels import Share, Thresholds, write_final_masks, write_walks
-from ..training.ranks import Where
 from ..cams.results import Row, merge_rows, read_rows
+from ..cams.scoring import check_masks, evaluate_cams, make_row, score
+from ..cams.thresholds import DEFAULT_THRESHOLD
+from ..config import Config
+from ..config.precision import enabled
+from ..data import Record, Split, open_split, read_image
+from ..files import read_json, write_json
 from ..method.targets import refine_labels
+from ..models.checkpoint import load_model
+from ..training.ranks import Where
 
 
 class RunScores:

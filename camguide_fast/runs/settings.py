@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from ..files import read_json
+from ..cams.multi_scale import SCALES
 from ..cli import option
 from ..config import Walk, from_dict, restore
-from ..errors import UserError
-from ..cams.multi_scale import SCALES
 from ..config.precision import Amp, enabled, is_fast, reason
+from ..errors import UserError
+from ..files import read_json
 
 SCALES_OPTION = option("FLOAT [FLOAT ...]", "default: those of the checkpoint's run, else .5 1 1.5 2")
 

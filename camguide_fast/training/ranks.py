@@ -1,5 +1,6 @@
 """The processes of a torchrun: the place of this one, and how they wait for one another."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from ..cli import pick_device
 from ..errors import UserError
 
 
@@ -45,3 +47,16 @@ class Where:
         for rank, what in enumerate(errors):
             if what is not None:
                 raise UserError(f"process {rank} of {self.world} failed: {what}")
+
+
+def place(device: str) -> Where:
+    """This process's device, as `cli.pick_device` finds it, and its rank under torchrun."""
+    cuda = pick_device(device).type == "cuda"
+    rank, world, local = (
+        int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    if cuda:
+        torch.cuda.set_device(local)
+    return Where(torch.device("cuda", local) if cuda else torch.device("cpu"), rank, world)

@@ -10,6 +10,7 @@ import numpy as np
 
 IGNORE = 255
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))  # .05 .. .80
+DEFAULT_THRESHOLD = 0.15  # IRN's, and the best of plain classification in the measurements here
 
 
 def label_map(cam: np.ndarray, keys: np.ndarray, thresholds: float | Sequence[float]) -> np.ndarray:
