@@ -77,8 +77,8 @@ def native() -> dict:
 
     extension = CppExtension(
         "camguide_fast._C",
-        sorted(["csrc/module.cpp", *glob("csrc/cpu/*.cpp")]),
-        depends=glob("csrc/*.h"),
+        sorted(["csrc/module.cpp", *glob("csrc/cpu/**/*.cpp", recursive=True)]),
+        depends=glob("csrc/cpu/*/*.h"),
         # No -march: a kernel that uses wide vectors chooses them at run time. Nobody reads errno or the floating-point
         # exceptions, for which loops that take a root or select would stay scalar.
         extra_compile_args=[

@@ -46,7 +46,7 @@ def _expand(path: Path) -> str:
         return f'{_expand(path.parent / match[1])}\n#line {line} "{path.name}"'
 
     text = path.read_text()
-    body = re.sub(r'^#include "(\w+\.cuh)"$', header, text, flags=re.MULTILINE)
+    body = re.sub(r'^#include "([\w./]+\.cuh)"$', header, text, flags=re.MULTILINE)
     return f'#line 1 "{path.name}"\n{body.replace("#pragma once", "")}'
 
 

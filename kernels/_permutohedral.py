@@ -1,4 +1,4 @@
-"""Gaussian filtering on the permutohedral lattice: launches csrc/cuda/_lattice_build.cu and csrc/cuda/_lattice.cu,
+"""Gaussian filtering on the permutohedral lattice: launches csrc/cuda/crf/lattice_build.cu and lattice.cu,
 where the algorithm stands.
 
 The host never learns how many vertices there are: what holds a row for each is sized for one at each corner of each
@@ -53,7 +53,7 @@ def build(h: int, w: int, sigma: list[float], dtype: torch.dtype, images: Tensor
 
     def launch(kernel: str, blocks: int, threads: int, *args) -> None:
         defines = {"CORNERS": corners, **types}
-        _cuda.launch("_lattice_build", kernel, blocks, threads, args, defines=defines)
+        _cuda.launch("crf/lattice_build", kernel, blocks, threads, args, defines=defines)
 
     def integers(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
@@ -114,7 +114,7 @@ def _normalise(lattice: Lattice, h: int, w: int) -> None:
     ones = torch.ones((x.tiles, PIXELS, 4), dtype=x.dtype, device=x.weight.device)
     active = torch.ones(1, dtype=torch.int32, device=x.weight.device)
     at = Filter(lattice, 1, 1)(ones, active, 0)
-    _cuda.launch("_lattice", "normalise", x.tiles, PIXELS, (x.vertex, at, x.weight, h, w), defines=_defines(lattice, 1))
+    _cuda.launch("crf/lattice", "normalise", x.tiles, PIXELS, (x.vertex, at, x.weight, h, w), defines=_defines(lattice, 1))
 
 
 class Filter:
@@ -145,7 +145,7 @@ class Filter:
         return at
 
     def _launch(self, kernel: str, blocks: int, *args) -> None:
-        _cuda.launch("_lattice", kernel, blocks, 256, args, defines=_defines(self.lattice, self.quads))
+        _cuda.launch("crf/lattice", kernel, blocks, 256, args, defines=_defines(self.lattice, self.quads))
 
 
 def _defines(lattice: Lattice, quads: int) -> _cuda.Defines:

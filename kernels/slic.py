@@ -12,9 +12,9 @@ from ._seed_grid import SeedGrid, minimum_size, seed_grid
 
 COLOUR_SCALE = 65536  # steps per Lab unit
 RANGE_PART = 8192  # values that a block looks for the range of
-TILE_ROWS, TILE_COLUMNS, TILE_WARPS = 8, 32, 4  # of slic_assign.cuh
+TILE_ROWS, TILE_COLUMNS, TILE_WARPS = 8, 32, 4  # of superpixels/slic_assign.cuh
 CENTRES_TOGETHER = 32
-NUMBERED = 8  # blocks of pixels: PART of connectivity.cuh
+NUMBERED = 8  # blocks of pixels: PART of superpixels/connectivity.cuh
 
 
 def slic(

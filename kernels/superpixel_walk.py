@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _cuda
 
-GROUP = 4  # maps that walk together: superpixel_steps.cuh
+GROUP = 4  # maps that walk together: superpixels/steps.cuh
 WARPS = 4  # of a block that has a superpixel
 LABELS_AT_ONCE = 2**18  # whose bits are in shared memory, 32 KB
 LARGEST_SHARED = 99 * 1024  # what a block has from sm_80 on

@@ -6,7 +6,7 @@ import torch
 from camguide_fast.kernels import _cuda
 from cuda_host import KernelError
 
-SOURCE = r"""#include "camguide.cuh"
+SOURCE = r"""#include "common/camguide.cuh"
 
 extern "C" __global__ void reversed(const int* in, int* out, int n, int barrier) {
   __shared__ int shared[256];
@@ -143,7 +143,8 @@ def source(tmp_path_factory):
     """SOURCE as a kernel's file beside the house's header."""
     folder = tmp_path_factory.mktemp("cuda")
     (folder / "host.cu").write_text(SOURCE)
-    (folder / "camguide.cuh").write_text((_cuda.SOURCES / "camguide.cuh").read_text())
+    (folder / "common").mkdir()
+    (folder / "common/camguide.cuh").write_text((_cuda.SOURCES / "common/camguide.cuh").read_text())
     patch = pytest.MonkeyPatch()
     patch.setattr(_cuda, "SOURCES", folder)
     yield

@@ -44,8 +44,8 @@ VARIANTS = {
         _DENSE_CRF | dict(INPUT=1, INPUT_TYPE="double", VALUE="double"),
         _DENSE_CRF | dict(INPUT=2, INPUT_TYPE="long long", QUADS=1, CORNERS_1=0),
     ],
-    "_lattice": [dict(CORNERS=6, VALUE="float", QUADS=8), dict(CORNERS=3, VALUE="double", QUADS=1)],
-    "_lattice_build": [
+    "crf/lattice": [dict(CORNERS=6, VALUE="float", QUADS=8), dict(CORNERS=3, VALUE="double", QUADS=1)],
+    "crf/lattice_build": [
         dict(CORNERS=3, VALUE="double", IMAGE_TYPE="half_t"),
         dict(CORNERS=6, VALUE="float", IMAGE_TYPE="unsigned char"),
     ],
@@ -87,7 +87,7 @@ every_variant = pytest.mark.parametrize(
 
 
 def test_every_source_is_compiled():
-    assert VARIANTS.keys() == {path.stem for path in _cuda.SOURCES.glob("*.cu")}
+    assert VARIANTS.keys() == {path.relative_to(_cuda.SOURCES).with_suffix("").as_posix() for path in _cuda.SOURCES.rglob("*.cu")}
 
 
 def local_memory(source: str, capabilities: tuple[int, ...], folder) -> dict[tuple[str, int], bool]:
@@ -132,7 +132,7 @@ def test_nvrtc_compiles_it(nvrtc, variant):
     assert not failed, log.value.decode()
 
 
-@pytest.mark.parametrize("path", sorted(_cuda.SOURCES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(_cuda.SOURCES.rglob("*.cu*")), ids=lambda path: path.name)
 def test_no_lambda_with_auto(path):
     """Found without NVRTC too."""
     assert not re.search(r"\[[&=\w, ]*\]\s*\([^)]*\bauto\b", path.read_text())

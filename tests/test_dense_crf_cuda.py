@@ -213,7 +213,7 @@ def test_a_planted_fault_is_seen(fault):
 
     def faulty(op, defines):
         text = source(op, defines)
-        if op != "_lattice_build":
+        if op != "crf/lattice_build":
             return text
         assert right in text
         return text.replace(right, wrong).replace("typedef IMAGE_TYPE G;", "typedef IMAGE_TYPE G;" + ARRIVAL)

@@ -29,7 +29,7 @@ labels = torch.tensor([0, 1, 1])
 print(json.dumps({
     "package": camguide_fast.__file__,
     "kernels": camguide_fast.kernels.__file__,
-    "cuda": sorted(p.name for p in _cuda.SOURCES.glob("*.cu*")),
+    "cuda": sorted(p.name for p in _cuda.SOURCES.rglob("*.cu*")),
     "row": row.backend,
     "why": row.why,
     "warnings": [str(w.message) for w in caught if "camguide_fast" in str(w.message)],
@@ -58,8 +58,8 @@ def sources_of_one_op(to: Path) -> Path:
     """A checkout whose extension holds confusion_matrix alone: where it lands and whether it is found needs no other.
     All of them are compiled for the tests of the ops."""
     tree = copy_of_the_checkout(to)
-    for file in (tree / "csrc/cpu").glob("*.cpp"):
-        if file.stem not in ("confusion_matrix", "_company"):  # the second shares work out among threads
+    for file in (tree / "csrc/cpu").rglob("*.cpp"):
+        if file.stem not in ("confusion_matrix", "company"):  # the second shares work out among threads
             file.unlink()
     return tree
 
@@ -113,7 +113,7 @@ def check(found: str, row: str, package: Path) -> None:
     assert probe["result"] == [[1, 0], [0, 2]]
     assert Path(probe["package"]).is_relative_to(package)
     assert Path(probe["kernels"]).is_relative_to(package)
-    assert probe["cuda"] == sorted(path.name for path in (ROOT / "csrc/cuda").iterdir())
+    assert probe["cuda"] == sorted(path.name for path in (ROOT / "csrc/cuda").rglob("*.cu*"))
 
 
 def test_regular_install(native_wheel, tmp_path):
@@ -192,7 +192,7 @@ def test_wheel_holds_every_module(plain_wheel, native_wheel):
     """And every CUDA source. The list of packages in pyproject.toml is written by hand."""
     tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "camguide_fast").rglob("*.py")}
     tree |= {f"camguide_fast/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
-    tree |= {f"camguide_fast/csrc/cuda/{path.name}" for path in (ROOT / "csrc/cuda").iterdir()}
+    tree |= {f"camguide_fast/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "csrc/cuda").rglob("*.cu*")}
     for wheel, extension in [(plain_wheel, set()), (native_wheel, {"camguide_fast/_C.abi3.so"})]:
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         assert names == tree | extension

@@ -1,7 +1,7 @@
 // value_range: the smallest and the largest value of a tensor, for the checks in camguide_fast/ops/. One read, in the threads
 // that the ops themselves run in: a reduction of torch's waits for all of its threads, whatever else runs on their cores.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 #include <limits>
 #include <mutex>

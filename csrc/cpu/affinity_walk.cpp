@@ -13,10 +13,10 @@
 //
 // A lies in one plane for each pair of opposite offsets, row by row, so that a row's weights are read in one go and serve both
 // directions: j gives and takes the same. Images are padded with zeros, which have no affinity to anything.
-#include "../camguide.h"
-#include "../parallel.h"
-#include "../paths.h"
-#include "../windows.h"
+#include "common/camguide.h"
+#include "common/parallel.h"
+#include "common/paths.h"
+#include "common/windows.h"
 
 #include <algorithm>
 #include <cmath>

@@ -7,8 +7,8 @@
 //     df = g 1[f > eps] / d  -  1[T] / |T| * sum(g relu(f - eps)) / d^2
 //
 // Two passes over a map each way; the second finds it in the cache. Bytes: forward f and y, backward f, g and df, once each.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 #include <limits>
 #include <tuple>

@@ -2,8 +2,8 @@
 //
 // Every thread counts into a table of its own; integer sums do not depend on their order. Label maps are made of runs, so equal
 // neighbours are counted together: a chain of increments of one cell would wait for its own stores.
-#include "../camguide.h"
-#include "../parallel.h"
+#include "common/camguide.h"
+#include "common/parallel.h"
 
 #include <algorithm>
 #include <mutex>

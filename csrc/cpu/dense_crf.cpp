@@ -7,9 +7,9 @@
 #include <optional>
 #include <tuple>
 
-#include "../camguide.h"
-#include "../lattice_build.h"
-#include "../mean_field.h"
+#include "common/camguide.h"
+#include "crf/lattice_build.h"
+#include "crf/mean_field.h"
 
 namespace camguide {
 namespace {

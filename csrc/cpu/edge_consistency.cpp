@@ -9,9 +9,9 @@
 //
 // The maximum stands between the filters and the rest, so a thread keeps gx, gy and M of its plane in its cache. Bytes: the
 // present planes and the support once, the gradient once; planes of absent classes are not read.
-#include "../edges.h"
-#include "../parallel.h"
-#include "../transposed_rows.h"
+#include "common/edges.h"
+#include "common/parallel.h"
+#include "common/transposed_rows.h"
 
 #include <limits>
 #include <tuple>

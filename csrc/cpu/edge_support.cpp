@@ -4,8 +4,8 @@
 // image's maximum commutes with the last two, so it comes last, on the cells, as does the 1/3 of the mean: one pass over the
 // image. Channels take turns over a band of rows, so that the nine rows of a channel that the blur looks at stay in the first
 // cache. Bytes: the image once (halos of 6 rows a band twice), the cells.
-#include "../edges.h"
-#include "../parallel.h"
+#include "common/edges.h"
+#include "common/parallel.h"
 
 namespace camguide {
 namespace {

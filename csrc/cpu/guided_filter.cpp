@@ -9,9 +9,9 @@
 // which bounds the drift. Sums along the row follow at once (windows.h), and stage 2 takes a row of a and b as soon as stage 1 has
 // made it. The statistics of the guide, S^-1 and mu, are made once a tile and serve all channels. They and the rows of two windows
 // are all the memory there is.
-#include "../parallel.h"
-#include "../rows.h"
-#include "../windows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
+#include "common/windows.h"
 
 #include <algorithm>
 

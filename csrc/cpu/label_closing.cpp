@@ -5,9 +5,9 @@
 // it cannot leave.
 #include <string>
 
-#include "../camguide.h"
-#include "../label_tiles.h"
-#include "../parallel.h"
+#include "common/camguide.h"
+#include "labels/label_tiles.h"
+#include "common/parallel.h"
 
 namespace camguide {
 namespace {

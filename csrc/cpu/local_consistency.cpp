@@ -10,8 +10,8 @@
 // One pass down a band of rows: each row of f is read once; the sums of the last 2r+1 rows are kept by adding the row that enters
 // and subtracting the one that leaves, and r rows behind it the sums along x, the loss and the gradient come out. A band starts
 // its sums afresh, so their rounding does not grow with the image. Bytes: f and its gradient once, halos of 2r rows a band twice.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 #include <tuple>
 

@@ -16,11 +16,11 @@
 // A task takes the pairs that begin in kTile rows of an image and has gradient rows of its own, which reach beyond by the
 // radius; they are added up in the order of the tiles. Nothing depends on the number of threads. The pairs of each kind are
 // counted first: their numbers divide the slopes.
-#include "../buffer.h"
-#include "../exp_log.h"
-#include "../parallel.h"
-#include "../paths.h"
-#include "../rows.h"
+#include "common/buffer.h"
+#include "common/exp_log.h"
+#include "common/parallel.h"
+#include "common/paths.h"
+#include "common/rows.h"
 
 #include <limits>
 #include <tuple>

@@ -1,6 +1,6 @@
 // scale_gradient_: grad *= factor, see camguide_fast/ops/scale_gradient.py. One read, one write, no widened copy.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 namespace camguide {
 namespace {

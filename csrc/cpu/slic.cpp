@@ -10,11 +10,11 @@
 // rounded values too). Centres whose bound exceeds a limit are left out, where the limit is guessed from the pass before:
 // if then every pixel of the block is nearer than the limit to what it got, nothing was missed, else the block is done again
 // with the distance found as its limit. From the second pass on the sums follow the pixels that change their centre.
-#include "../lab.h"
+#include "superpixels/lab.h"
 
-#include "../connectivity.h"
-#include "../pixels.h"
-#include "../slic_rivals.h"
+#include "superpixels/connectivity.h"
+#include "common/pixels.h"
+#include "superpixels/slic_rivals.h"
 
 #include <algorithm>
 #include <cfloat>

@@ -2,8 +2,8 @@
 //
 // The present classes of an image are laid over one another a block of pixels at a time, which stays in the cache. Bytes: the
 // planes of present classes and the mask, once; planes of absent classes are not read.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 #include <atomic>
 #include <cmath>

@@ -5,11 +5,11 @@
 // Labels are read as pieces of runs along the raster. A map is summed piece by piece, four maps together, and written back by
 // permuting the values of the pieces; in between the walk stays in the cache, [N, maps]. Sums are fp64 (fp32 within a piece);
 // the image is cut where the sizes ask for it, not the threads: nothing depends on their number.
-#include "../lab.h"
+#include "superpixels/lab.h"
 
-#include "../exp_log.h"
-#include "../pixels.h"
-#include "../superpixel_reader.h"
+#include "common/exp_log.h"
+#include "common/pixels.h"
+#include "superpixels/reader.h"
 
 #include <algorithm>
 #include <atomic>

@@ -8,8 +8,8 @@
 // where 0 <= c_k <= 1, and 0 elsewhere. No probability but p is ever stored, and that for a block of pixels. Bytes: the target
 // twice (once to count the pixels, whose number divides the gradient), present maps once, the gradient once; maps of absent
 // classes are not read.
-#include "../parallel.h"
-#include "../rows.h"
+#include "common/parallel.h"
+#include "common/rows.h"
 
 #include <tuple>
 

@@ -14,7 +14,7 @@
 //
 // Macros: CAM_TYPE, EDGE_TYPE; OFFSETS, one {dy, dx} of each pair of opposites, dy >= 0, and their COUNT; REACH_Y and REACH_X,
 // the largest dy and dx; CLASSES that a block walks.
-#include "camguide.cuh"
+#include "common/camguide.cuh"
 
 typedef CAM_TYPE T;
 typedef EDGE_TYPE E;

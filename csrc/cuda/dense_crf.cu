@@ -9,7 +9,7 @@
 //
 // Macros: INPUT: 0 probabilities, 1 energies, 2 label maps; INPUT_TYPE; VALUE; QUADS; CORNERS_0, CORNERS_1 of the two terms, 0
 // for none.
-#include "camguide.cuh"
+#include "common/camguide.cuh"
 
 typedef INPUT_TYPE T;
 typedef VALUE A;

@@ -19,8 +19,8 @@
 //
 // Macros: IMAGE_TYPE; VECTOR: rows can be read by fours; COLUMNS of a thread; WHOLE: the width is a multiple of them; GROUP:
 // threads of a channel; POOL: 1, 2 or 4 columns, of which all cells are multiples.
-#include "camguide.cuh"
-#include "edges.cuh"
+#include "common/camguide.cuh"
+#include "common/edges.cuh"
 
 typedef IMAGE_TYPE T;
 typedef Wide<T>::type A;

@@ -17,7 +17,7 @@
 //
 // Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; ROWS and GUIDE_ROWS that
 // a warp marches down. RADIUS 0 selects the form for windows too large for a strip.
-#include "camguide.cuh"
+#include "common/camguide.cuh"
 
 typedef Z_TYPE T;
 typedef GUIDE_TYPE G;

@@ -8,7 +8,7 @@
 // direction. What is shifted out of the region is not missed: the pixels next to the edge see the others directly.
 //
 // Macros: LABEL_TYPE; IN_SHARED: the planes fit in shared memory, and lie in a workspace otherwise.
-#include "camguide.cuh"
+#include "common/camguide.cuh"
 
 typedef LABEL_TYPE T;
 

@@ -13,9 +13,9 @@
 // cache as far as they fit there. Nothing waits for the host.
 //
 // Macro: IMAGE_TYPE.
-#include "camguide.cuh"
-#include "lab.cuh"
-#include "slic_picture.cuh"
-#include "slic_centres.cuh"
-#include "slic_assign.cuh"
-#include "connectivity.cuh"
+#include "common/camguide.cuh"
+#include "superpixels/lab.cuh"
+#include "superpixels/slic_picture.cuh"
+#include "superpixels/slic_centres.cuh"
+#include "superpixels/slic_assign.cuh"
+#include "superpixels/connectivity.cuh"

@@ -10,13 +10,13 @@
 // for each of the 4 H W edges that labels may have, which are cleared.
 //
 // Macros: IMAGE_TYPE for the graph; TARGET_TYPE and TRANSITION_TYPE for the walk.
-#include "camguide.cuh"
-#include "superpixel_pixels.cuh"
+#include "common/camguide.cuh"
+#include "superpixels/pixels.cuh"
 
 #ifdef IMAGE_TYPE
-#include "lab.cuh"
-#include "superpixel_edges.cuh"
-#include "superpixel_graph.cuh"
+#include "superpixels/lab.cuh"
+#include "superpixels/edges.cuh"
+#include "superpixels/graph.cuh"
 #else
-#include "superpixel_steps.cuh"
+#include "superpixels/steps.cuh"
 #endif

@@ -3,7 +3,7 @@
 
 #include "slic_picture.h"
 
-#include "bits.h"
+#include "../common/bits.h"
 
 #include <cmath>
 #include <vector>

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "simd.h"
+#include "../common/simd.h"
 
 #if defined(__clang__)
 #define CAMGUIDE_NO_CONTRACTION  // clang contracts within an expression alone, and none below holds a product and a sum

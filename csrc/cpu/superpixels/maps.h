@@ -2,9 +2,9 @@
 #pragma once
 
 #include "label_pieces.h"
-#include "rows.h"
-#include "simd.h"
-#include "spread.h"
+#include "../common/rows.h"
+#include "../common/simd.h"
+#include "../common/spread.h"
 
 #include <algorithm>
 #include <array>

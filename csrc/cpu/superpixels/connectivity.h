@@ -4,10 +4,10 @@
 // pass in ascending order sees every parent before its children. What the threads join in which order does not matter.
 #pragma once
 
-#include "bits.h"
-#include "buffer.h"
-#include "parallel.h"
-#include "spread.h"
+#include "../common/bits.h"
+#include "../common/buffer.h"
+#include "../common/parallel.h"
+#include "../common/spread.h"
 
 #include <algorithm>
 #include <vector>

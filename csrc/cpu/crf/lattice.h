@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
-#include "buffer.h"
-#include "parallel.h"
+#include "../common/buffer.h"
+#include "../common/parallel.h"
 #include "permutohedral.h"
 
 namespace camguide {

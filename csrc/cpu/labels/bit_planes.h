@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "buffer.h"
-#include "simd.h"
+#include "../common/buffer.h"
+#include "../common/simd.h"
 
 namespace camguide {
 

@@ -3,7 +3,7 @@
 
 #include "slic_centres.h"
 
-#include "bits.h"
+#include "../common/bits.h"
 
 #include <bit>
 #include <cstring>

@@ -7,7 +7,7 @@
 //
 // Macro: CORNERS of a simplex, one more than the dimensions.
 #pragma once
-#include "camguide.cuh"
+#include "../common/camguide.cuh"
 
 constexpr int D = CORNERS, TILE = 16, PIXELS = TILE * TILE;  // pixels are worked on in square tiles, row by row
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "exp_log.h"
+#include "../common/exp_log.h"
 #include "lattice.h"
 
 namespace camguide {

@@ -3,8 +3,8 @@
 
 #include "lab.h"
 
-#include "buffer.h"
-#include "pixels.h"
+#include "../common/buffer.h"
+#include "../common/pixels.h"
 
 #include <algorithm>
 #include <limits>

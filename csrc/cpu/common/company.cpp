@@ -2,7 +2,7 @@
 // core for milliseconds, and two threads are slower than one. So it is measured what company brings: the time that the threads
 // of a region ran, less what one alone would have run meanwhile. Once that sums up to a loss, regions are worked on alone for a
 // while, in which it is measured what one thread gets. The threads are torch's: others would fight them for the cores.
-#include "../parallel.h"
+#include "parallel.h"
 
 #include <pthread.h>
 #include <time.h>

@@ -2,8 +2,8 @@
 // pixels, and each of them takes the same instructions.
 #pragma once
 
-#include "bits.h"
-#include "buffer.h"
+#include "../common/bits.h"
+#include "../common/buffer.h"
 
 #include <algorithm>
 #include <cstdint>

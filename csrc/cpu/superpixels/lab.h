@@ -9,7 +9,7 @@
 #pragma GCC optimize("fp-contract=off", "no-trapping-math")
 #endif
 
-#include "simd.h"
+#include "../common/simd.h"
 
 #include <bit>
 #include <cstring>

@@ -1,7 +1,7 @@
 // Which superpixels are 4-neighbours: sorted neighbour lists (CSR) from a label map.
 #pragma once
 
-#include "bits.h"
+#include "../common/bits.h"
 
 #include <algorithm>
 #include <cstdint>

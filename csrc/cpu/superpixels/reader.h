@@ -3,10 +3,10 @@
 
 #include "lab.h"
 
-#include "camguide.h"
-#include "parallel.h"
-#include "superpixel_edges.h"
-#include "superpixel_maps.h"
+#include "../common/camguide.h"
+#include "../common/parallel.h"
+#include "edges.h"
+#include "maps.h"
 
 #include <algorithm>
 #include <bit>
