@@ -13,7 +13,7 @@
 #include "superpixels/lab.h"
 
 #include "superpixels/connectivity.h"
-#include "common/pixels.h"
+#include "common/parallel.h"
 #include "superpixels/slic_rivals.h"
 
 #include <algorithm>

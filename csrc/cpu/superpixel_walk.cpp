@@ -8,7 +8,7 @@
 #include "superpixels/lab.h"
 
 #include "common/exp_log.h"
-#include "common/pixels.h"
+#include "common/parallel.h"
 #include "superpixels/reader.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // dense_crf, dense_crf_labels: mean field of a fully connected CRF with Potts labels, as pydensecrf; see
 // camguide_fast/ops/dense_crf.py. Q <- softmax(-U + sum_m w_m K_m Q) from Q = softmax(-U).
 //
-// csrc/cuda/_lattice.cu filters Q as far as the values of the lattice's vertices; `mean_field` slices those of up to two terms,
+// csrc/cuda/crf/lattice.cu filters Q as far as the values of the lattice's vertices; `mean_field` slices those of up to two terms,
 // adds -U, which it makes from the input as it goes, and takes the softmax. LANES threads work on a pixel and hold its labels in
 // registers. Labels beyond 32, or what memory bounds, go in groups of QUADS * 4: their sums wait in memory for `softmax`.
 //

@@ -11,7 +11,7 @@
 
 namespace camguide {
 
-// Calls work(context, thread) in up to `threads` threads, this one among them: csrc/cpu/_company.cpp.
+// Calls work(context, thread) in up to `threads` threads, this one among them: company.cpp.
 void in_company(int64_t threads, void (*work)(const void*, int64_t), const void* context);
 
 // The items [0, n) that nobody has taken yet.
@@ -91,6 +91,15 @@ void for_each(int64_t n, const F& f) {
 template <class F>
 void for_each_block(int64_t n, int64_t size, const F& f) {
   for_each((n + size - 1) / size, [&](int64_t i) { f(i * size, std::min(n, (i + 1) * size)); });
+}
+
+// f(i) for every image: one for each thread as long as there are enough, then the threads share each that is left. `for_each`
+// would leave threads without work where images are few, and f itself shares its work out.
+template <class F>
+void for_each_image(int64_t batch, const F& f) {
+  const int64_t shared = batch - batch % static_cast<int64_t>(torch::stable::get_num_threads());
+  for_each(shared, f);
+  for (int64_t i = shared; i < batch; ++i) f(i);
 }
 
 }  // namespace camguide

@@ -9,7 +9,8 @@
 
 namespace camguide {
 
-// Zeroed memory, handed out in pieces whose sizes are multiples of a vector.
+// Zeroed memory, handed out in pieces whose sizes are multiples of a vector. One Buffer a piece would be as many allocations,
+// and on pages of its own each, for a thread that needs a dozen rows.
 template <class A>
 class Arena {
  public:

@@ -4,12 +4,11 @@
 #include "lab.h"
 
 #include "../common/buffer.h"
-#include "../common/pixels.h"
+#include "../common/parallel.h"
+#include "../common/value_range.h"
 
 #include <algorithm>
 #include <limits>
-#include <mutex>
-#include <utility>
 
 namespace camguide {
 namespace {
@@ -53,49 +52,14 @@ struct Picture {
 };
 
 template <class T>
-using Ordered = std::conditional_t<std::is_same_v<T, uint8_t>, T, Wide<T>>;  // what a T is compared as
-
-template <class T>
-CAMGUIDE_INLINE std::pair<Ordered<T>, Ordered<T>> find_range(const T* values, int64_t n) {
-  constexpr int64_t at_once = 64;  // independent of one another, so that they make vectors
-  Ordered<T> least[at_once], most[at_once];
-  std::fill_n(least, at_once, values[0]);
-  std::fill_n(most, at_once, values[0]);
-  const auto take = [&](int64_t i, int64_t j) {
-    const Ordered<T> v = values[i];
-    least[j] = v < least[j] ? v : least[j];
-    most[j] = v > most[j] ? v : most[j];
-  };
-  int64_t i = 0;
-  for (; i + at_once <= n; i += at_once) {
-    for (int64_t j = 0; j < at_once; ++j) take(i + j, j);
+Range<Wide<T>> range_of(const T* image, int64_t n) {
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    const auto of_block = [&](int64_t begin, int64_t size) { return range_of_integers<false>(image + begin, size, uint8_t(0)); };
+    const auto [low, high] = range_over_blocks<uint8_t>(n, {255, 0}, of_block);
+    return {Wide<T>(low), Wide<T>(high)};
+  } else {
+    return range_of_floats_in_threads<Wide<T>>(image, n);
   }
-  for (; i < n; ++i) take(i, 0);
-  return {*std::min_element(least, least + at_once), *std::max_element(most, most + at_once)};
-}
-
-CAMGUIDE_MULTIVERSION std::pair<uint8_t, uint8_t> range_of_part(const uint8_t* values, int64_t n) {
-  return find_range(values, n);
-}
-
-CAMGUIDE_MULTIVERSION std::pair<float, float> range_of_part(const float* values, int64_t n) { return find_range(values, n); }
-
-template <class T>
-auto range_of_part(const T* values, int64_t n) {
-  return find_range(values, n);
-}
-
-template <class T>
-std::pair<Wide<T>, Wide<T>> range_of(const T* image, int64_t n) {
-  Ordered<T> low = image[0], high = image[0];
-  std::mutex mutex;
-  for_each_block(n, 1 << 16, [&](int64_t begin, int64_t end) {
-    const auto [least, most] = range_of_part(image + begin, end - begin);
-    const std::lock_guard<std::mutex> lock(mutex);
-    low = std::min(low, least);
-    high = std::max(high, most);
-  });
-  return {low, high};
 }
 
 // Stretches values to [0, 1] and undoes the gamma.

@@ -1,4 +1,4 @@
-// The lattice of images, once a call; csrc/cuda/_lattice.cu filters on it. Blocks are tiles of 16 x 16 pixels.
+// The lattice of images, once a call; csrc/cuda/crf/lattice.cu filters on it. Blocks are tiles of 16 x 16 pixels.
 //
 // A tile numbers the vertices that it touches, its rows, through a table in shared memory, and sorts (row, pixel) there: a splat
 // into rows is then a gather in the order of the pixels. The rows' keys meet in one table for each image, by atomicCAS with open
