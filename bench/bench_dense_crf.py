@@ -5,7 +5,7 @@ import torch
 from _check import close
 from _harness import Row
 from _inputs import class_maps, photographs
-from test_dense_crf_pydensecrf import pydensecrf
+from support.crf import pydensecrf
 
 from camguide_fast import ops, reference
 

@@ -17,7 +17,7 @@ from bench_dense_crf import eager as eager_crf
 from bench_guided_filter import image_by_image, opencv
 from bench_guided_filter import ours as guided_filter
 from bench_slic import peers as slic_peers
-from test_dense_crf_pydensecrf import pydensecrf
+from support.crf import pydensecrf
 
 from camguide_fast import ops, reference, waiting
 

@@ -114,7 +114,9 @@ def _normalise(lattice: Lattice, h: int, w: int) -> None:
     ones = torch.ones((x.tiles, PIXELS, 4), dtype=x.dtype, device=x.weight.device)
     active = torch.ones(1, dtype=torch.int32, device=x.weight.device)
     at = Filter(lattice, 1, 1)(ones, active, 0)
-    _cuda.launch("crf/lattice", "normalise", x.tiles, PIXELS, (x.vertex, at, x.weight, h, w), defines=_defines(lattice, 1))
+    _cuda.launch(
+        "crf/lattice", "normalise", x.tiles, PIXELS, (x.vertex, at, x.weight, h, w), defines=_defines(lattice, 1)
+    )
 
 
 class Filter:

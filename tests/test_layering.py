@@ -144,7 +144,7 @@ def stems(folder: str, suffix: str) -> set[str]:
 def test_an_op_has_one_name():
     ops = stems("camguide_fast/ops", ".py")
     assert ops == stems("camguide_fast/reference", ".py")
-    assert {f"test_{op}" for op in ops} <= stems("tests", ".py")
+    assert {f"test_{op}" for op in ops} <= stems("tests/ops", ".py")
     others = {"conftest", "bench_losses", "bench_under_load", "quality", "mask_sheet"}  # of several ops together
     assert {f"bench_{op}" for op in ops} == stems("bench", ".py") - others
     assert stems("kernels", ".py") <= ops
@@ -157,3 +157,13 @@ def test_this_file_sees_imports():
     assert imports("ops.cam_normalize")[0] >= {"ops._checks", "ops._register", "reference"}
     assert "reference._common" in imports("reference.cam_normalize")[0]
     assert "triton" in imports("kernels.cam_normalize")[1]
+
+
+def test_tests_have_the_rooms_of_what_they_test():
+    """A folder for each room with several files, one more for what several tests share, and what is of no room on top."""
+    rooms = {room(module) for module in SOURCES if "." in module} | {"commands", "bench", "docs"}
+    shared = {"support", "cuda_host"}
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("*.py")} - {"."}
+    assert folders - shared <= rooms, f"tests of no room: {folders - shared - rooms}"
+    of_commands = {path.stem.removeprefix("test_") for path in (ROOT / "tests/commands").glob("*.py")}
+    assert COMMANDS <= of_commands

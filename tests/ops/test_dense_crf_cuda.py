@@ -8,8 +8,8 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda, _permutohedral
 from camguide_fast.kernels import dense_crf as kernels
-from capture import captured
-from test_dense_crf import case
+from support.capture import captured
+from support.crf import case
 
 from camguide_fast import ops, reference
 

@@ -4,23 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_dense_crf import BILATERAL, GAUSSIAN, case, crf, twin
+from support.crf import case, crf, pydensecrf, twin
 
 from camguide_fast import ops
 
 ROWS = pytest.mark.parametrize("row", ["op", "twin"])
-
-
-def pydensecrf(unary, image, iterations=5, gaussian=GAUSSIAN, bilateral=BILATERAL):
-    """[L, H, W], uint8 [3, H, W] -> Q [L, H, W]."""
-    dcrf = pytest.importorskip("pydensecrf.densecrf")
-    n, h, w = unary.shape
-    crf = dcrf.DenseCRF2D(w, h, n)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(n, -1).float().numpy()))
-    crf.addPairwiseGaussian(sxy=gaussian[0], compat=gaussian[1])
-    rgb = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    crf.addPairwiseBilateral(sxy=bilateral[0], srgb=bilateral[1], rgbim=rgb, compat=bilateral[2])
-    return torch.from_numpy(np.array(crf.inference(iterations))).view(n, h, w)
 
 
 def assert_like_pydensecrf(unary, image, row="op", **settings):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import label_closing as kernels
-from capture import captured
+from support.capture import captured
 
 from camguide_fast import ops, reference
 

@@ -1,42 +1,14 @@
 """dense_crf, dense_crf_labels: mean field on the permutohedral lattice, as pydensecrf."""
 
-import importlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from support.crf import BILATERAL, GAUSSIAN, case, crf, flat, twin
 
 from camguide_fast import ops, reference
 from camguide_fast.reference import _permutohedral as permutohedral
-
-twin = importlib.import_module("camguide_fast.reference.dense_crf")  # the package gives its name to the function
-
-GAUSSIAN, BILATERAL = (3.0, 3.0), (50.0, 5.0, 10.0)
-
-
-def case(shape, labels=3, dtype=torch.float64, batch=1):
-    """Random blobs: smooth probabilities and a smooth image with a little noise."""
-
-    def smooth(channels):
-        coarse = torch.rand(batch, channels, 5, 5, dtype=dtype)
-        return torch.nn.functional.interpolate(coarse, shape, mode="bilinear", align_corners=True)
-
-    image = (smooth(3) * 200 + 40 * torch.rand(batch, 3, *shape, dtype=dtype)).to(torch.uint8)
-    return torch.softmax(6 * smooth(labels), 1), image
-
-
-def flat(gaussian, bilateral):
-    """Terms as the op and the twin take them."""
-    (near, near_weight), (far, colour, weight) = gaussian, bilateral
-    return [near, near, near_weight], [far, far, colour, colour, colour, weight]
-
-
-def crf(row, prob, image, iterations=5, gaussian=GAUSSIAN, bilateral=BILATERAL, unary=None):
-    """The op, which the C++ kernel serves where it is built, or the twin."""
-    if row == "op":
-        return ops.dense_crf(prob, image, iterations, gaussian, bilateral, unary)
-    return reference.dense_crf(prob, image, iterations, *flat(gaussian, bilateral), unary)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 61), (31, 33), (32, 32), (32, 64), (64, 65), (40, 101)], ids=str)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from capture import captured
+from support.capture import captured
 
 from camguide_fast import ops, reference
 

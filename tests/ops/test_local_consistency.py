@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from opchecks import check_loss
+from support.opchecks import check_loss
 
 from camguide_fast import ops, reference
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_row import DEVICE, compile_launches, graph_equals_eager, serves
+from support.triton_row import DEVICE, compile_launches, graph_equals_eager, serves
 
 from camguide_fast import ops, reference
 

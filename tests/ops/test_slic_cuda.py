@@ -11,8 +11,8 @@ import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import slic as kernels
 from camguide_fast.kernels._seed_grid import seed_grid
-from capture import captured
-from test_cuda_sources import NVCC
+from support.capture import captured
+from support.nvcc import NVCC
 
 from camguide_fast import ops, reference
 from camguide_fast.reference.slic import _components, _merge_small, quantised_lab

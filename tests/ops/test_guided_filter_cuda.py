@@ -5,7 +5,7 @@ import cuda_host
 import pytest
 import torch
 from camguide_fast.kernels import guided_filter as kernels
-from capture import captured
+from support.capture import captured
 
 from camguide_fast import ops, reference
 

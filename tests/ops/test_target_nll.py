@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from opchecks import check_loss
+from support.opchecks import check_loss
 
 from camguide_fast import ops, reference
 

@@ -13,7 +13,7 @@ import torch
 from _check import close, equal
 from _measure import copy_bandwidth, laps, peak_memory
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 CPU = torch.device("cpu")
 BENCH = """

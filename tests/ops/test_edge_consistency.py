@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from opchecks import check_loss
 from PIL import Image
+from support.opchecks import check_loss
 
 from camguide_fast import ops, reference
 

@@ -4,7 +4,6 @@ they are; and what is launched is what was asked for (a stand-in for CuPy record
 import ctypes
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from unittest import mock
 import pytest
 import torch
 from camguide_fast.kernels import _cuda, affinity_walk
+from support.nvcc import NVCC
 
 CAPABILITIES = (80, 89, 90, 120)
-NVCC = shutil.which("nvcc")
+
 
 # The macros of each source, as its launcher may set them: what takes the most registers, and each form.
 _GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS=8)
@@ -87,7 +87,9 @@ every_variant = pytest.mark.parametrize(
 
 
 def test_every_source_is_compiled():
-    assert VARIANTS.keys() == {path.relative_to(_cuda.SOURCES).with_suffix("").as_posix() for path in _cuda.SOURCES.rglob("*.cu")}
+    assert VARIANTS.keys() == {
+        path.relative_to(_cuda.SOURCES).with_suffix("").as_posix() for path in _cuda.SOURCES.rglob("*.cu")
+    }
 
 
 def local_memory(source: str, capabilities: tuple[int, ...], folder) -> dict[tuple[str, int], bool]:
