@@ -7,8 +7,8 @@ and 6 for the connectivity.
 import torch
 from torch import Tensor
 
+from ..rules.seed_grid import SeedGrid, minimum_size, seed_grid
 from . import _cuda
-from ._seed_grid import SeedGrid, minimum_size, seed_grid
 
 COLOUR_SCALE = 65536  # steps per Lab unit
 RANGE_PART = 8192  # values that a block looks for the range of

@@ -7,6 +7,7 @@ unless they are wanted `exact`.
 import torch
 from torch import Tensor
 
+from ..rules.edge_slots import edge_slots
 from . import _cuda
 
 GROUP = 4  # maps that walk together: superpixels/steps.cuh
@@ -20,7 +21,7 @@ def superpixel_graph(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [B, H, W], [B, 3, H, W] -> [B, N], [B, N + 1], [B, E], [B, E]
     segments, image = segments.contiguous(), image.contiguous()
     (b, h, w), n = segments.shape, num_segments
-    slots = min(n * (n - 1), 2 * (h * (w - 1) + (h - 1) * w))
+    slots = edge_slots(h, w, n)
     launch = _launcher({"IMAGE_TYPE": _cuda.TYPES[image.dtype]})
     counts, degrees = (segments.new_empty((b, n)) for _ in range(2))
     offsets = segments.new_empty((b, n + 1))

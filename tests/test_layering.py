@@ -13,7 +13,7 @@ PACKAGE = ROOT / "camguide_fast"
 # The rooms from the bottom up: a folder with its files, or a file. A file imports what lies in a lower row, and what
 # its own room holds. In the top row nobody imports anybody.
 ROWS = [
-    {"errors", "waiting"},
+    {"errors", "waiting", "rules"},
     {"files", "cli", "data"},
     {"config"},
     {"reference", "kernels", "_C"},
@@ -112,6 +112,13 @@ def test_data_stands_alone():
             assert all(other == "errors" or room(other) == "data" for other in imports(module)[0]), module
 
 
+def test_rules_need_python_alone():
+    for module in SOURCES:
+        if room(module) == "rules":
+            ours, others = imports(module)
+            assert not ours and others <= sys.stdlib_module_names, module
+
+
 def test_reference_needs_torch_and_numpy_alone():
     for module in SOURCES:
         if room(module) == "reference":
@@ -160,7 +167,7 @@ def test_this_file_sees_imports():
 
 
 def test_tests_have_the_rooms_of_what_they_test():
-    """A folder for each room with several files, one more for what several tests share, and what is of no room on top."""
+    """A folder for each room with several files; what is of no room lies on top."""
     rooms = {room(module) for module in SOURCES if "." in module} | {"commands", "bench", "docs"}
     shared = {"support", "cuda_host"}
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("*.py")} - {"."}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.slic import minimum_size, seed_grid
+from ..rules.seed_grid import minimum_size, seed_grid
 from . import _checks as check
 from ._register import define
 
@@ -101,8 +101,8 @@ def max_segments(height: int, width: int, n_segments: int = 1100, min_size_facto
     for name, value in (("height", height), ("width", width), ("n_segments", n_segments)):
         check.integer(name, value, 1)
     check.number("min_size_factor", min_size_factor, 0)
-    rows, columns = seed_grid(height, width, n_segments).count
+    grid = seed_grid(height, width, n_segments)
     if min_size_factor == 0:
-        return rows * columns
-    smallest = minimum_size(height, width, n_segments, min_size_factor)
+        return grid.count[0] * grid.count[1]
+    smallest = minimum_size(height, width, grid, min_size_factor)
     return max(height * width // max(smallest, 1), 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.superpixel_walk import edge_slots
+from ..rules.edge_slots import edge_slots
 from . import _checks as check
 from ._register import define, needs_grad
 from ._value_range import value_range

@@ -7,50 +7,17 @@ lower index.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..rules.seed_grid import SeedGrid, minimum_size, seed_grid
 from ._common import widen
 from ._lab import lab
 
 # Steps per Lab unit. |L|, |a|, |b| < 128, so fp32 holds a colour exactly and int32 the sum of 256 pixels.
 COLOUR_SCALE = 65536
 _CACHED = 2**16  # pixels that are assigned together
-
-
-class Grid(NamedTuple):
-    start: tuple[int, int]  # y, x of the first seed
-    step: tuple[int, int]  # between seeds
-    count: tuple[int, int]  # seeds along y, x
-    reach: tuple[int, int]  # a centre claims pixels up to 2 * reach from its floor
-
-
-def seed_grid(height: int, width: int, n_segments: int) -> Grid:
-    start, step = _regular_grid(height, width, n_segments)
-    count = (len(range(start[0], height, step[0])), len(range(start[1], width, step[1])))
-    # scikit-image derives the window from a second grid, made for the number of seeds that the first gave.
-    _, reach = _regular_grid(height, width, count[0] * count[1])
-    return Grid(start, step, count, reach)
-
-
-def _regular_grid(height: int, width: int, points: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """`skimage.util.regular_grid`: squares, or a line of seeds where a square exceeds the shorter side."""
-    if height * width <= points:
-        return (0, 0), (1, 1)
-    size = (height * width / points) ** 0.5
-    y = x = size
-    if size > min(height, width):
-        along = max(height, width) / points
-        y, x = (height, along) if height <= width else (along, width)
-    return (int(y // 2), int(x // 2)), (round(y), round(x))
-
-
-def minimum_size(height: int, width: int, n_segments: int, min_size_factor: float) -> int:
-    """Pixels that a component needs to stand; the mean is over the seeds placed, not over `n_segments`."""
-    rows, columns = seed_grid(height, width, n_segments).count
-    return int(min(min_size_factor * (height * width / (rows * columns)), height * width))
 
 
 def slic(
@@ -61,7 +28,7 @@ def slic(
     weight = (max(grid.step) / (compactness * COLOUR_SCALE)) ** 2  # of colour, with positions in pixels
     segments = [_cluster(colour, grid, weight, iterations) for colour in quantised_lab(image)]
     if min_size_factor > 0:
-        smallest = minimum_size(height, width, n_segments, min_size_factor)
+        smallest = minimum_size(height, width, grid, min_size_factor)
         segments = [_merge_small(_components(s), smallest) for s in segments]
     labels = torch.stack(segments).to(torch.int32)
     num = labels.amax((1, 2)) + 1 if min_size_factor > 0 else labels.new_full((len(image),), math.prod(grid.count))
@@ -75,7 +42,7 @@ def quantised_lab(image: Tensor) -> Tensor:  # [B, 3, H, W], fp32 holding intege
     return (lab(((x - low) / span).to(torch.float32)) * COLOUR_SCALE).round()
 
 
-def _cluster(colour: Tensor, grid: Grid, weight: float, iterations: int) -> Tensor:  # [3, H, W] -> [H, W]
+def _cluster(colour: Tensor, grid: SeedGrid, weight: float, iterations: int) -> Tensor:  # [3, H, W] -> [H, W]
     _, height, width = colour.shape
     y, x = _axis(height, colour), _axis(width, colour)
     position = torch.stack([y[:, None].expand(height, width), x[None].expand(height, width)])

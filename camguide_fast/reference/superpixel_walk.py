@@ -8,6 +8,7 @@ neighbours in ascending order.
 import torch
 from torch import Tensor
 
+from ..rules.edge_slots import edge_slots
 from ._common import unit_image, widen
 from ._lab import lab
 
@@ -34,11 +35,6 @@ def superpixel_graph(
         edges = int(offsets[:, -1].max())
         neighbours, transition = neighbours[:, :edges].contiguous(), transition[:, :edges].contiguous()
     return counts, offsets, neighbours, transition
-
-
-def edge_slots(height: int, width: int, num_segments: int) -> int:
-    """E: directed edges that labels of this size can have at most."""
-    return min(num_segments * (num_segments - 1), 2 * (height * (width - 1) + (height - 1) * width))
 
 
 def _edges(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,13 +10,11 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import slic as kernels
-from camguide_fast.kernels._seed_grid import seed_grid
 from support.capture import captured
 from support.nvcc import NVCC
 
 from camguide_fast import ops, reference
 from camguide_fast.reference.slic import _components, _merge_small, quantised_lab
-from camguide_fast.reference.slic import seed_grid as reference_grid
 
 DTYPES = [torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.float64]
 ORDERS = (0, 1, 2)
@@ -159,13 +157,6 @@ def test_nothing_is_contracted(dtype, tmp_path):
     operations = re.findall(r"\b((?:add|sub|mul|mad|fma)[.\w]*\.f(?:32|64))\b", (tmp_path / "slic.ptx").read_text())
     assert {"add.rn.f32", "mul.rn.f32"} <= set(operations)
     assert set(operations) <= {f"{name}.rn.f{bits}" for name in ("add", "sub", "mul") for bits in (32, 64)}
-
-
-def test_seed_grid_is_the_references():
-    for height, width in [(1, 1), (1, 9), (7, 500), (500, 7), (33, 34), (512, 512), (375, 500)]:
-        for points in [1, 2, 3, 5, 17, 100, 1100, height * width - 1, height * width, height * width + 1]:
-            if points:
-                assert tuple(seed_grid(height, width, points)) == tuple(reference_grid(height, width, points))
 
 
 def test_the_op_is_served_by_it():

@@ -1,4 +1,4 @@
-"""Where the seeds of slic lie, what a small segment is: rules of camguide_fast/reference/slic.py, out of reach here."""
+"""Where the seeds of slic lie, as scikit-image has it, and what a small segment is."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,20 @@ class SeedGrid(NamedTuple):
 
 def seed_grid(height: int, width: int, n_segments: int) -> SeedGrid:
     start, step = _regular_grid(height, width, n_segments)
-    count = tuple(-(-(size - first) // by) for size, first, by in zip((height, width), start, step, strict=True))
+    count = (len(range(start[0], height, step[0])), len(range(start[1], width, step[1])))
+    # scikit-image derives the window from a second grid, made for the number of seeds that the first gave.
     _, reach = _regular_grid(height, width, count[0] * count[1])
     return SeedGrid(start, step, count, reach)
 
 
 def minimum_size(height: int, width: int, grid: SeedGrid, min_size_factor: float) -> int:
-    return int(min(min_size_factor * (height * width / (grid.count[0] * grid.count[1])), height * width))
+    """Pixels that a component needs to stand; the mean is over the seeds placed, not over `n_segments`."""
+    rows, columns = grid.count
+    return int(min(min_size_factor * (height * width / (rows * columns)), height * width))
 
 
 def _regular_grid(height: int, width: int, points: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Start and step of `points` squares, or of a line of them where a square exceeds the shorter side."""
+    """`skimage.util.regular_grid`: squares, or a line of seeds where a square exceeds the shorter side."""
     if height * width <= points:
         return (0, 0), (1, 1)
     y = x = (height * width / points) ** 0.5
