@@ -29,11 +29,12 @@ Tensor value_range(const Tensor& given, std::optional<int64_t> skip) {
       const bool skips = skip && *skip >= std::numeric_limits<T>::min() && *skip <= std::numeric_limits<T>::max();
       const T skipped = skips ? static_cast<T>(*skip) : T(0);
       constexpr Range<int64_t> none{std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()};
-      out = result(range_over_blocks<int64_t>(n, none, [&](int64_t begin, int64_t size) -> Range<int64_t> {
+      const auto of_block = [&](int64_t begin, int64_t size) -> Range<int64_t> {
         const T* const from = data + begin;
         const Range<T> part = skips ? range_of_integers<true>(from, size, skipped) : range_of_integers<false>(from, size, T(0));
         return part.low > part.high ? none : Range<int64_t>{part.low, part.high};  // all are skipped
-      }), ScalarType::Long);
+      };
+      out = result(range_over_blocks<int64_t>(n, none, of_block), ScalarType::Long);
     });
   }
   return *out;
@@ -41,8 +42,6 @@ Tensor value_range(const Tensor& given, std::optional<int64_t> skip) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("value_range", TORCH_BOX(&value_range));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("value_range", TORCH_BOX(&value_range)); }
 
 }  // namespace camguide

@@ -62,11 +62,18 @@ struct Graph {
   A *openness, *weights, *inverse;
 
   Graph(int64_t height, int64_t width, int64_t radius)
-      : height(height), width(width), ry(std::min(radius, height) - 1), rx(std::min(radius, width) - 1),
-        columns(round_to_lanes<A>(width)), row(columns + 2 * round_to_lanes<A>(rx)), rows(height + 2 * ry),
+      : height(height),
+        width(width),
+        ry(std::min(radius, height) - 1),
+        rx(std::min(radius, width) - 1),
+        columns(round_to_lanes<A>(width)),
+        row(columns + 2 * round_to_lanes<A>(rx)),
+        rows(height + 2 * ry),
         offsets(half_plane_offsets(radius, height, width)),
-        weight_row(static_cast<int64_t>(offsets.size()) * row), arena(2 * rows * row + (height + ry) * weight_row),
-        openness(arena.take(rows * row) + origin()), weights(arena.take((height + ry) * weight_row) + ry * weight_row + rx),
+        weight_row(static_cast<int64_t>(offsets.size()) * row),
+        arena(2 * rows * row + (height + ry) * weight_row),
+        openness(arena.take(rows * row) + origin()),
+        weights(arena.take((height + ry) * weight_row) + ry * weight_row + rx),
         inverse(arena.take(rows * row) + origin()) {
     for (size_t o = 0; o < offsets.size(); ++o) {
       const auto& [dy, dx, path] = offsets[o];
@@ -180,9 +187,7 @@ void walk_image(Graph<A>& g, const std::vector<double>& weights, double beta, co
         for (int64_t y = 0; y < g.height; ++y)
           for (int64_t x = 0; x < g.width; ++x) f(k * padded + y * g.row + x, (first + k) * cells, y * g.width + x);
     };
-    each_cell([&](int64_t at, int64_t map, int64_t cell) {
-      w.sum[at] = w.y[at] = cam[map + cell] * (A(1) - edge[cell]);
-    });
+    each_cell([&](int64_t at, int64_t map, int64_t cell) { w.sum[at] = w.y[at] = cam[map + cell] * (A(1) - edge[cell]); });
     for (size_t k = 0; k < weights.size(); ++k) {
       step(g, w, share, k == 0 ? A(1) : A(2), static_cast<A>(weights[k]));
       std::swap(w.y, w.next);
@@ -213,8 +218,6 @@ Tensor affinity_random_walk(const Tensor& cam, const Tensor& edge, int64_t radiu
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("affinity_random_walk", TORCH_BOX(&affinity_random_walk));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("affinity_random_walk", TORCH_BOX(&affinity_random_walk)); }
 
 }  // namespace camguide

@@ -67,8 +67,6 @@ std::tuple<Tensor, Tensor> confusion_matrix(const Tensor& pred, const Tensor& ta
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("confusion_matrix", TORCH_BOX(&confusion_matrix));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("confusion_matrix", TORCH_BOX(&confusion_matrix)); }
 
 }  // namespace camguide

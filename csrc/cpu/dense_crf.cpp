@@ -53,9 +53,8 @@ void fill_positions(const Tiles& tiles, int64_t tile, float sx, float sy, float*
 
 Lattice<float> build_gaussian(int64_t h, int64_t w, float sx, float sy) {
   const float low[2] = {0, 0}, high[2] = {float(w - 1) / sx, float(h - 1) / sy};
-  return build_lattice<2>(h, w, low, high, [&](int64_t tile, auto& feature) {
-    fill_positions(Tiles(h, w), tile, sx, sy, feature[0], feature[1]);
-  });
+  return build_lattice<2>(
+      h, w, low, high, [&](int64_t tile, auto& feature) { fill_positions(Tiles(h, w), tile, sx, sy, feature[0], feature[1]); });
 }
 
 Lattice<float> build_bilateral(int64_t h, int64_t w, const Colours& c, const float (&sigma)[5]) {
@@ -96,7 +95,8 @@ std::shared_ptr<const Lattice<A>> gaussian_lattice(int64_t h, int64_t w, float s
 
 // gaussian: (sx, sy, weight) for each term; bilateral: (sx, sy, sr, sg, sb, weight).
 template <class A>
-std::vector<Term<A>> build_terms(const Tensor& image, const std::vector<double>& gaussian, const std::vector<double>& bilateral) {
+std::vector<Term<A>> build_terms(const Tensor& image, const std::vector<double>& gaussian,
+                                 const std::vector<double>& bilateral) {
   const int64_t h = image.size(1), w = image.size(2);
   std::vector<Term<A>> terms;
   for (const double* g = gaussian.data(); g < gaussian.data() + gaussian.size(); g += 3) {
@@ -159,8 +159,9 @@ void crf(const A* given, bool is_prob, const Tensor& image, int64_t labels, int6
   });
 }
 
-Tensor dense_crf(const std::optional<Tensor>& prob, const Tensor& image, int64_t iterations, const std::vector<double>& gaussian,
-                 const std::vector<double>& bilateral, const std::optional<Tensor>& unary) {
+Tensor dense_crf(const std::optional<Tensor>& prob, const Tensor& image, int64_t iterations,
+                 const std::vector<double>& gaussian, const std::vector<double>& bilateral,
+                 const std::optional<Tensor>& unary) {
   const Tensor& given = prob ? *prob : *unary;
   Tensor out = torch::stable::new_empty(given, given.sizes());
   const ScalarType type = given.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

@@ -68,27 +68,23 @@ CAMGUIDE_INLINE A filter_plane(Scratch<A>& w, const Source<A>& x, const uint8_t*
   A* __restrict const nan = w.nan + 0;
   w.largest.clear();
   w.nan.clear();
-  w.filter.run(
-      0, w.height,
-      [&](int64_t y, A* row) {
-        read_row(x + y * width, row, width);
-        if (!valid) return;
-        for (int64_t i = 0; i < width; ++i) row[i] = valid[y * width + i] ? row[i] : A(0);
-      },
-      [&](int64_t y, int64_t i, Vec<A> gx, Vec<A> gy) {
-        store(w.gx + y * n + i, gx);
-        store(w.gy + y * n + i, gy);
-        store(w.norm + y * n + i, gx * gx + gy * gy);
-      },
-      [&](int64_t y) {
-        A* __restrict const norm = w.norm + y * n;
-        for (int64_t i = 0; i < width; ++i) {
-          const A m = inside && !inside[y * width + i] ? A(0) : std::sqrt(norm[i]);
-          norm[i] = m;
-          largest[i] = std::max(largest[i], m);  // passes over NaN, but the sum does not
-          nan[i] += m * 0;
-        }
-      });
+  w.filter.run(0, w.height, [&](int64_t y, A* row) {
+    read_row(x + y * width, row, width);
+    if (!valid) return;
+    for (int64_t i = 0; i < width; ++i) row[i] = valid[y * width + i] ? row[i] : A(0);
+  }, [&](int64_t y, int64_t i, Vec<A> gx, Vec<A> gy) {
+    store(w.gx + y * n + i, gx);
+    store(w.gy + y * n + i, gy);
+    store(w.norm + y * n + i, gx * gx + gy * gy);
+  }, [&](int64_t y) {
+    A* __restrict const norm = w.norm + y * n;
+    for (int64_t i = 0; i < width; ++i) {
+      const A m = inside && !inside[y * width + i] ? A(0) : std::sqrt(norm[i]);
+      norm[i] = m;
+      largest[i] = std::max(largest[i], m);  // passes over NaN, but the sum does not
+      nan[i] += m * 0;
+    }
+  });
   A result = A(1e-12), any = 0;
   for (int64_t i = 0; i < width; ++i) {
     result = std::max(result, largest[i]);
@@ -138,7 +134,9 @@ CAMGUIDE_INLINE void transpose_plane(Scratch<A>& w, const uint8_t* valid, const 
   for (int64_t y = 0; y < height; ++y) {
     for (; next <= std::min(y + kBlur, height - 1); ++next) {
       TransposedRows<1, A>(kSmooth, next, height).apply(next, height, n, [&](int64_t i) { return w.gx + i * n; }, smoothed);
-      TransposedRows<1, A>(kDifference, next, height).apply(next, height, n, [&](int64_t i) { return w.gy + i * n; }, differing);
+      TransposedRows<1, A>(kDifference, next, height).apply(next, height, n, [&](int64_t i) {
+        return w.gy + i * n;
+      }, differing);
       A* const to = sharp(next);
       for (int64_t x = -1; x < n; x += lanes<A>) {  // from one pixel before the first to one behind the last
         const Vec<A> along = load(smoothed + x - 1) - load(smoothed + x + 1);
@@ -211,9 +209,10 @@ int64_t count_weak(const A* support, const uint8_t* inside, int64_t pixels, A ta
   return count;
 }
 
-std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(
-    const Tensor& cam, const Tensor& support, const Tensor& label, double tau, double delta, double gamma, double tau_hard,
-    double lambda_hard, const std::optional<Tensor>& valid, bool need_grad) {
+std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(const Tensor& cam, const Tensor& support, const Tensor& label,
+                                                         double tau, double delta, double gamma, double tau_hard,
+                                                         double lambda_hard, const std::optional<Tensor>& valid,
+                                                         bool need_grad) {
   const Tensor x = torch::stable::contiguous(cam);
   const int64_t images = x.size(0), classes = x.size(1), height = x.size(2), width = x.size(3), pixels = height * width;
   const ScalarType type = wide(x.scalar_type());
@@ -263,8 +262,6 @@ std::tuple<Tensor, Tensor, Tensor> edge_consistency_loss(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("edge_consistency_loss", TORCH_BOX(&edge_consistency_loss));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("edge_consistency_loss", TORCH_BOX(&edge_consistency_loss)); }
 
 }  // namespace camguide

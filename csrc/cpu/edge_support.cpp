@@ -26,11 +26,11 @@ struct Scratch {
   static constexpr int64_t pad = lanes<A>;
   int64_t n, pitch;
   EdgeRows<4, A> filter;
-  Zeroed<A> square;  // [n]
-  Zeroed<A> edges;   // [rows of a band and one around, pad + n + pad]
-  Zeroed<A> column;  // [pad + n + pad]: maximum of three rows
-  Zeroed<A> sum;     // [n]: dilated rows of a cell
-  Zeroed<A> largest; // [n]
+  Zeroed<A> square;   // [n]
+  Zeroed<A> edges;    // [rows of a band and one around, pad + n + pad]
+  Zeroed<A> column;   // [pad + n + pad]: maximum of three rows
+  Zeroed<A> sum;      // [n]: dilated rows of a cell
+  Zeroed<A> largest;  // [n]
 
   explicit Scratch(const Shape& s)
       : n(round_to_lanes<A>(s.width)),
@@ -49,18 +49,16 @@ CAMGUIDE_MULTIVERSION A cells(const Shape& s, Scratch<A>& w, const Source<A>& im
   const int64_t y0 = std::max<int64_t>(s.top(first) - 1, 0), y1 = std::min(s.bottom(last - 1) + 1, s.height);
   const auto edges = [&](int64_t y) { return w.edges + ((y - y0) * w.pitch + w.pad); };
   for (int c = 0; c < 3; ++c) {
-    w.filter.run(
-        y0, y1, [&](int64_t y, A* row) { read_row(image + (c * s.height + y) * s.width, row, s.width); },
-        [&](int64_t, int64_t x, Vec<A> gx, Vec<A> gy) { store(w.square + x, gx * gx + gy * gy); },
-        [&](int64_t y) {
-          const A* __restrict const square = w.square + 0;
-          A* __restrict const row = edges(y);
-          if (c == 0) {
-            for (int64_t x = 0; x < w.n; ++x) row[x] = std::sqrt(square[x]);
-          } else {
-            for (int64_t x = 0; x < w.n; ++x) row[x] += std::sqrt(square[x]);
-          }
-        });
+    w.filter.run(y0, y1, [&](int64_t y, A* row) { read_row(image + (c * s.height + y) * s.width, row, s.width); },
+                 [&](int64_t, int64_t x, Vec<A> gx, Vec<A> gy) { store(w.square + x, gx * gx + gy * gy); }, [&](int64_t y) {
+      const A* __restrict const square = w.square + 0;
+      A* __restrict const row = edges(y);
+      if (c == 0) {
+        for (int64_t x = 0; x < w.n; ++x) row[x] = std::sqrt(square[x]);
+      } else {
+        for (int64_t x = 0; x < w.n; ++x) row[x] += std::sqrt(square[x]);
+      }
+    });
   }
   A* __restrict const column = w.column + w.pad;
   A* __restrict const sum = w.sum + 0;
@@ -118,8 +116,6 @@ Tensor edge_support(const Tensor& image, std::vector<int64_t> size) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("edge_support", TORCH_BOX(&edge_support));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("edge_support", TORCH_BOX(&edge_support)); }
 
 }  // namespace camguide

@@ -65,12 +65,25 @@ struct Workspace {
   A *guide, *stats, *rn, *p, *entered1, *entered2, *q;
 
   explicit Workspace(const Problem& f)
-      : columns(f.columns), rows(f.rows), n0(columns.tile), n1(n0 + 2 * columns.radius), n2(n1 + 2 * columns.radius),
-        h1(rows.tile + 2 * rows.radius), h2(h1 + 2 * rows.radius), s1(round_to_lanes<A>(n1) + lanes<A>),
-        s2(round_to_lanes<A>(n2) + lanes<A>), stage1(columns.window(), n1, 9), stage2(columns.window(), n0, 4),
+      : columns(f.columns),
+        rows(f.rows),
+        n0(columns.tile),
+        n1(n0 + 2 * columns.radius),
+        n2(n1 + 2 * columns.radius),
+        h1(rows.tile + 2 * rows.radius),
+        h2(h1 + 2 * rows.radius),
+        s1(round_to_lanes<A>(n1) + lanes<A>),
+        s2(round_to_lanes<A>(n2) + lanes<A>),
+        stage1(columns.window(), n1, 9),
+        stage2(columns.window(), n0, 4),
         arena(3 * h2 * s2 + 9 * h1 * s1 + 2 * s2 + rows.window() * (s2 + 4 * s1) + s1 + stage1.size() + stage2.size()),
-        guide(arena.take(3 * h2 * s2)), stats(arena.take(9 * h1 * s1)), rn(arena.take(s2)), p(arena.take(s2)),
-        entered1(arena.take(rows.window() * s2)), entered2(arena.take(rows.window() * 4 * s1)), q(arena.take(s1)) {
+        guide(arena.take(3 * h2 * s2)),
+        stats(arena.take(9 * h1 * s1)),
+        rn(arena.take(s2)),
+        p(arena.take(s2)),
+        entered1(arena.take(rows.window() * s2)),
+        entered2(arena.take(rows.window() * 4 * s1)),
+        q(arena.take(s1)) {
     stage1.use(arena);
     stage2.use(arena);
   }
@@ -151,7 +164,7 @@ CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const S
   const int64_t height = w.rows.size, width = w.columns.size, ry = w.rows.radius, rx = w.columns.radius, wy = w.rows.window();
   const int64_t left = x0 - 2 * rx, begin = std::max<int64_t>(-left, 0), end = std::min(w.n2, width - left);
   const int64_t s1 = w.s1, s2 = w.s2, stride1 = w.stage1.stride(), stride2 = w.stage2.stride();
-  const RowSums<A> &stage1 = w.stage1, &stage2 = w.stage2;
+  const RowSums<A>&stage1 = w.stage1, &stage2 = w.stage2;
   A *const sums1 = stage1.row(), *const sums2 = stage2.row(), *const p = w.p, *const rn = w.rn;
   std::fill_n(sums1, 4 * stride1, A(0));
   std::fill_n(sums2, 4 * stride2, A(0));
@@ -251,8 +264,6 @@ Tensor guided_filter(const Tensor& z, const Tensor& guide, int64_t radius, doubl
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("guided_filter", TORCH_BOX(&guided_filter));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("guided_filter", TORCH_BOX(&guided_filter)); }
 
 }  // namespace camguide

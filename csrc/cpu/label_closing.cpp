@@ -44,14 +44,14 @@ struct Maps {
 };
 
 // The tiles of `rows` rows of pixels from pixel `at` on.
-CAMGUIDE_MULTIVERSION __attribute__((noinline)) void scan(
-    const Maps& maps, int64_t at, int64_t rows, int64_t w, int64_t ignore, LabelTiles& tiles) {
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void scan(const Maps& maps, int64_t at, int64_t rows, int64_t w, int64_t ignore,
+                                                          LabelTiles& tiles) {
   maps.typed([&](const auto* labels, auto*) __attribute__((always_inline)) { tiles.scan(labels + at, rows, w, ignore); });
 }
 
 // out <- label where `bits` are set: eight rows of a vector of columns, from pixel `at` on.
-CAMGUIDE_MULTIVERSION __attribute__((noinline)) void write(
-    const Bytes& bits, int64_t label, const Maps& maps, int64_t at, int64_t stride, int64_t columns) {
+CAMGUIDE_MULTIVERSION __attribute__((noinline)) void write(const Bytes& bits, int64_t label, const Maps& maps, int64_t at,
+                                                           int64_t stride, int64_t columns) {
   const int rows = any(bits);
   alignas(64) uint8_t bit[lanes<uint8_t>];
   store(bit, bits);
@@ -143,8 +143,7 @@ Tensor label_closing(const Tensor& labels, int64_t kernel_size, int64_t backgrou
   return transform(labels, kClosing, kernel_size, background, ignore);
 }
 
-Tensor label_morphology(const Tensor& labels, std::string operation, int64_t kernel_size, int64_t background,
-                        int64_t ignore) {
+Tensor label_morphology(const Tensor& labels, std::string operation, int64_t kernel_size, int64_t background, int64_t ignore) {
   return transform(labels, operation_of(operation), kernel_size, background, ignore);
 }
 

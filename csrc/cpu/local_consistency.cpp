@@ -78,7 +78,8 @@ CAMGUIDE_INLINE Vec<A> window_sum(const A* row, int64_t radius) {
 
 // 1 / n of row t: the valid pixels of each window, whose rows are t - ry .. t + ry. Called for one row after the other.
 template <class A>
-CAMGUIDE_INLINE void read_weights(const Shape& s, Scratch<A>& w, const uint8_t* valid, int64_t t, bool first, A* __restrict to) {
+CAMGUIDE_INLINE void read_weights(const Shape& s, Scratch<A>& w, const uint8_t* valid, int64_t t, bool first,
+                                  A* __restrict to) {
   const int64_t ry = s.ry(), rx = s.rx();
   if (!valid) {
     const int64_t rows = std::min(t + ry + 1, s.height) - std::max<int64_t>(t - ry, 0);
@@ -101,7 +102,8 @@ CAMGUIDE_INLINE void read_weights(const Shape& s, Scratch<A>& w, const uint8_t* 
 
 // Row t enters the sums in the place of row t - (2 ry + 1); a row below the map only makes that one leave.
 template <bool kGrad, class A>
-CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, int64_t t, bool first, A eps) {
+CAMGUIDE_INLINE void enter(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, int64_t t, bool first,
+                           A eps) {
   const int64_t n = w.n, slot = t % w.slots;
   A* __restrict const inverse = w.inverse + slot * n;
   A* __restrict const largest = w.largest + slot * n;
@@ -215,8 +217,8 @@ CAMGUIDE_INLINE double rows(const Shape& s, Scratch<A>& w, const Source<A>& f, c
 
 // The band of one image that begins in row y0; grad may be null. Returns the sum of its loss.
 template <class A>
-CAMGUIDE_MULTIVERSION double band(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid, const Target<A>& grad,
-                                  int64_t y0, A eps) {
+CAMGUIDE_MULTIVERSION double band(const Shape& s, Scratch<A>& w, const Source<A>& f, const uint8_t* valid,
+                                  const Target<A>& grad, int64_t y0, A eps) {
   if constexpr (std::is_same_v<A, float>) {  // the paper's window
     if (s.rx() == 3) return grad ? rows<3, true>(s, w, f, valid, grad, y0, eps) : rows<3, false>(s, w, f, valid, grad, y0, eps);
   }
@@ -229,8 +231,8 @@ int64_t count_valid(const uint8_t* valid, int64_t n) {
   return count;
 }
 
-std::tuple<Tensor, Tensor, Tensor> local_consistency_loss(
-    const Tensor& features, int64_t window, double eps, const std::optional<Tensor>& valid, bool need_grad) {
+std::tuple<Tensor, Tensor, Tensor> local_consistency_loss(const Tensor& features, int64_t window, double eps,
+                                                          const std::optional<Tensor>& valid, bool need_grad) {
   const Tensor f = torch::stable::contiguous(features);
   const int64_t images = f.size(0), classes = f.size(1), pixels = f.size(2) * f.size(3);
   const Shape shape{classes, f.size(2), f.size(3), window / 2};
@@ -257,8 +259,6 @@ std::tuple<Tensor, Tensor, Tensor> local_consistency_loss(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("local_consistency_loss", TORCH_BOX(&local_consistency_loss));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("local_consistency_loss", TORCH_BOX(&local_consistency_loss)); }
 
 }  // namespace camguide

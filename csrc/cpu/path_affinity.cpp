@@ -63,8 +63,10 @@ struct Grid {
       Step& step = g.steps.emplace_back(Step{dy, dx, dy * g.row + dx, {}});
       for (size_t c = 0; c < path.size(); ++c) {
         const bool begins = c == 0 || path[c - 1].first != path[c].first;
-        if (begins) step.runs.push_back(path[c].first * g.row + path[c].second);
-        else step.runs.back() += g.plane;
+        if (begins)
+          step.runs.push_back(path[c].first * g.row + path[c].second);
+        else
+          step.runs.back() += g.plane;
       }
       g.paths += path.size();
     }
@@ -102,21 +104,18 @@ template <class A>
 CAMGUIDE_MULTIVERSION void count(const Grid& g, const LabelOf<A>* label, int64_t y0, int64_t* counts) {
   using I = LabelOf<A>;
   Vec<I> sums[kKinds] = {};
-  each_pair<A>(
-      g, y0,
-      [&](const Step& step, int64_t at) {
-        for (int v = 0; v < kUnroll; ++v) {
-          const I* const here = label + at + v * lanes<A>;
-          const Masks<A> masks(load(here), load(here + step.end));
-          for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k];
-        }
-      },
-      [&] {
-        for (int k = 0; k < kKinds; ++k) {
-          for (int64_t i = 0; i < lanes<A>; ++i) counts[k] += sums[k][i];
-          sums[k] = Vec<I>{};
-        }
-      });
+  each_pair<A>(g, y0, [&](const Step& step, int64_t at) {
+    for (int v = 0; v < kUnroll; ++v) {
+      const I* const here = label + at + v * lanes<A>;
+      const Masks<A> masks(load(here), load(here + step.end));
+      for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k];
+    }
+  }, [&] {
+    for (int k = 0; k < kKinds; ++k) {
+      for (int64_t i = 0; i < lanes<A>; ++i) counts[k] += sums[k][i];
+      sums[k] = Vec<I>{};
+    }
+  });
 }
 
 // The maxima of all runs of 2 .. longest cells that begin in a cell, from the edges in the first map.
@@ -151,43 +150,40 @@ CAMGUIDE_MULTIVERSION void pairs(const Grid& g, const A* runs, const LabelOf<A>*
   const A different = static_cast<A>(-weights[kDifferent]);
   const Vec<A> none = {};
   Vec<A> sums[kKinds] = {};
-  each_pair<A>(
-      g, y0,
-      [&](const Step& step, int64_t at) {
-        const int64_t* const shifts = step.runs.data();
-        const int64_t n = step.runs.size();
-        Vec<A> highest[kUnroll], slope[kUnroll];
-        for (int v = 0; v < kUnroll; ++v) highest[v] = load(runs + at + shifts[0] + v * lanes<A>);
-        for (int64_t r = 1; r < n; ++r)
-          for (int v = 0; v < kUnroll; ++v) {
-            const Vec<A> run = load(runs + at + shifts[r] + v * lanes<A>);
-            highest[v] = run > highest[v] ? run : highest[v];
-          }
-        for (int v = 0; v < kUnroll; ++v) {
-          const LabelOf<A>* const here = label + at + v * lanes<A>;
-          const Masks<A> masks(load(here), load(here + step.end));
-          const Vec<A> right = (masks.kind[kDifferent] ? highest[v] : 1 - highest[v]) + eps, gain = log(right);
-          for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k] ? gain : none;
-          if (Grad) {
-            const Vec<A> same = masks.kind[kBackground] ? none + background : masks.kind[kForeground] ? none + foreground : none;
-            slope[v] = (masks.kind[kDifferent] ? none + different : same) / right;
-          }
-        }
-        if (!Grad) return;
-        for (int64_t r = 0; r < n; ++r)
-          for (int v = 0; v < kUnroll; ++v) {
-            const int64_t run = at + shifts[r] + v * lanes<A>;
-            const auto hit = load(runs + run) == highest[v];
-            store(grad + run, load(grad + run) + (hit ? slope[v] : none));
-            slope[v] = hit ? none : slope[v];
-          }
-      },
-      [&] {
-        for (int k = 0; k < kKinds; ++k) {
-          losses[k] += sum_lanes<A>(sums[k]);
-          sums[k] = none;
-        }
-      });
+  each_pair<A>(g, y0, [&](const Step& step, int64_t at) {
+    const int64_t* const shifts = step.runs.data();
+    const int64_t n = step.runs.size();
+    Vec<A> highest[kUnroll], slope[kUnroll];
+    for (int v = 0; v < kUnroll; ++v) highest[v] = load(runs + at + shifts[0] + v * lanes<A>);
+    for (int64_t r = 1; r < n; ++r)
+      for (int v = 0; v < kUnroll; ++v) {
+        const Vec<A> run = load(runs + at + shifts[r] + v * lanes<A>);
+        highest[v] = run > highest[v] ? run : highest[v];
+      }
+    for (int v = 0; v < kUnroll; ++v) {
+      const LabelOf<A>* const here = label + at + v * lanes<A>;
+      const Masks<A> masks(load(here), load(here + step.end));
+      const Vec<A> right = (masks.kind[kDifferent] ? highest[v] : 1 - highest[v]) + eps, gain = log(right);
+      for (int k = 0; k < kKinds; ++k) sums[k] -= masks.kind[k] ? gain : none;
+      if (Grad) {
+        const Vec<A> same = masks.kind[kBackground] ? none + background : masks.kind[kForeground] ? none + foreground : none;
+        slope[v] = (masks.kind[kDifferent] ? none + different : same) / right;
+      }
+    }
+    if (!Grad) return;
+    for (int64_t r = 0; r < n; ++r)
+      for (int v = 0; v < kUnroll; ++v) {
+        const int64_t run = at + shifts[r] + v * lanes<A>;
+        const auto hit = load(runs + run) == highest[v];
+        store(grad + run, load(grad + run) + (hit ? slope[v] : none));
+        slope[v] = hit ? none : slope[v];
+      }
+  }, [&] {
+    for (int k = 0; k < kKinds; ++k) {
+      losses[k] += sum_lanes<A>(sums[k]);
+      sums[k] = none;
+    }
+  });
 }
 
 // The edges of an image in the layout of `g`, ended by zeros. False if they hold a NaN.
@@ -317,8 +313,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> path_affinity_loss(const Tensor& edge
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("path_affinity_loss", TORCH_BOX(&path_affinity_loss));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("path_affinity_loss", TORCH_BOX(&path_affinity_loss)); }
 
 }  // namespace camguide

@@ -18,16 +18,13 @@ void scale_gradient_(Tensor grad, const Tensor& factor) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     using A = Wide<T>;
     T* const to = static_cast<T*>(grad.mutable_data_ptr());
-    for_each_block(grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-      scale<A>(to + begin, end - begin, static_cast<A>(value));
-    });
+    for_each_block(grad.numel(), 1 << 15,
+                   [&](int64_t begin, int64_t end) { scale<A>(to + begin, end - begin, static_cast<A>(value)); });
   });
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_)); }
 
 }  // namespace camguide

@@ -128,12 +128,11 @@ CAMGUIDE_INLINE void assign_regions(const Pass& pass, Share& regions, Sum* moved
     for (int64_t y = top; y <= bottom; y += kBlockRows) {
       for (int64_t x = left; x <= right; x += kLanes) {
         const int64_t i = y / kBlockRows * picture.columns + x / kLanes;
-        const Block block{
-            {y, std::min(y + kBlockRows - 1, bottom), x, std::min(x + kLanes - 1, right)},
-            picture.colours + i * kBlockRows,
-            picture.boxes[i],
-            picture.limits[i],
-            picture.label[i]};
+        const Block block{{y, std::min(y + kBlockRows - 1, bottom), x, std::min(x + kLanes - 1, right)},
+                          picture.colours + i * kBlockRows,
+                          picture.boxes[i],
+                          picture.limits[i],
+                          picture.label[i]};
         const Labels now = assign_block<S>(pass, near, block, rivals);
         move(block, now, moved);
         block.labels = now;
@@ -158,9 +157,7 @@ void assign(const Pass& pass, Share& regions, Sum* moved) {
   assign_regions<Simd<16>>(pass, regions, moved);
 }
 #else
-void assign(const Pass& pass, Share& regions, Sum* moved) {
-  assign_regions<Simd<16>>(pass, regions, moved);
-}
+void assign(const Pass& pass, Share& regions, Sum* moved) { assign_regions<Simd<16>>(pass, regions, moved); }
 #endif
 
 // Leaves the index of each pixel's centre in picture.label.
@@ -208,9 +205,8 @@ void write_labels(const Picture& picture, int32_t* out) {  // [H, W]
 }
 
 template <class T>
-int32_t slic_image(
-    const T* image, int64_t height, int64_t width, int64_t n_segments, double compactness, int64_t iterations,
-    double min_size_factor, int32_t* out) {
+int32_t slic_image(const T* image, int64_t height, int64_t width, int64_t n_segments, double compactness, int64_t iterations,
+                   double min_size_factor, int32_t* out) {
   const Grid grid = seed_grid(height, width, n_segments);
   const Picture picture(height, width);
   find_colours(image, picture);
@@ -221,8 +217,8 @@ int32_t slic_image(
   return Connectivity(out, height, width)(static_cast<int64_t>(std::min(min_size_factor * mean_size, pixels)), out);
 }
 
-std::tuple<Tensor, Tensor> slic(
-    const Tensor& image, int64_t n_segments, double compactness, int64_t iterations, double min_size_factor) {
+std::tuple<Tensor, Tensor> slic(const Tensor& image, int64_t n_segments, double compactness, int64_t iterations,
+                                double min_size_factor) {
   const int64_t batch = image.size(0), height = image.size(2), width = image.size(3);
   STD_TORCH_CHECK(height * (width + 1) <= std::numeric_limits<int32_t>::max(), "image must have less than 2^31 pixels");
   const Tensor pixels = torch::stable::contiguous(image);
@@ -231,9 +227,8 @@ std::tuple<Tensor, Tensor> slic(
   int32_t *const segments = out.mutable_data_ptr<int32_t>(), *const numbers = num.mutable_data_ptr<int32_t>();
   with_image(pixels, "image", [&](auto* data) {
     for_each_image(batch, [&](int64_t i) {
-      numbers[i] = slic_image(
-          data + i * 3 * height * width, height, width, n_segments, compactness, iterations, min_size_factor,
-          segments + i * height * width);
+      numbers[i] = slic_image(data + i * 3 * height * width, height, width, n_segments, compactness, iterations,
+                              min_size_factor, segments + i * height * width);
     });
   });
   return {out, num};
@@ -241,8 +236,6 @@ std::tuple<Tensor, Tensor> slic(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("slic", TORCH_BOX(&slic));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("slic", TORCH_BOX(&slic)); }
 
 }  // namespace camguide

@@ -64,8 +64,6 @@ Tensor stochastic_mask(const Tensor& cam, const Tensor& label, const Tensor& tau
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("stochastic_mask", TORCH_BOX(&stochastic_mask));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("stochastic_mask", TORCH_BOX(&stochastic_mask)); }
 
 }  // namespace camguide

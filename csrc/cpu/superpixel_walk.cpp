@@ -56,8 +56,8 @@ int64_t edge_slots(int64_t height, int64_t width, int64_t n) {  // directed edge
   return std::min(n * (n - 1), 2 * (height * (width - 1) + (height - 1) * width));
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(
-    const Tensor& segments, const Tensor& image, double sigma_color, bool squared, int64_t num_segments, bool exact) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> superpixel_graph(const Tensor& segments, const Tensor& image, double sigma_color,
+                                                            bool squared, int64_t num_segments, bool exact) {
   const int64_t batch = segments.size(0), height = segments.size(1), width = segments.size(2), n = num_segments;
   const int64_t pixels = height * width;
   STD_TORCH_CHECK(pixels <= std::numeric_limits<int32_t>::max(), "segments must have less than 2^31 pixels");
@@ -148,8 +148,8 @@ CAMGUIDE_INLINE void in_groups(int64_t maps, const F& f, int64_t begin = 0) {
 
 // Means of each map over the superpixels -> u [N, stride].
 template <class T>
-CAMGUIDE_INLINE void find_means(
-    const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t maps, Wide<T>* u, int64_t stride) {
+CAMGUIDE_INLINE void find_means(const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t maps, Wide<T>* u,
+                                int64_t stride) {
   const Buffer<double> sums(graph.n * kMaps);
   std::fill_n(u, graph.n * stride, Wide<T>(0));
   in_groups(maps, [&](int64_t k, auto count) {
@@ -180,8 +180,8 @@ CAMGUIDE_INLINE void write_maps(const Wide<T>* u, int64_t stride, const Pieces& 
 }
 
 template <class T>
-CAMGUIDE_INLINE void walk_maps(
-    const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t iterations, int64_t maps, T* out) {
+CAMGUIDE_INLINE void walk_maps(const T* target, const Pieces& pieces, const Graph<Wide<T>>& graph, int64_t iterations,
+                               int64_t maps, T* out) {
   using A = Wide<T>;
   constexpr int64_t most = kVectors * lanes<A>;
   const Buffer<A> u(graph.n * most), next(graph.n * most);
@@ -195,23 +195,23 @@ CAMGUIDE_INLINE void walk_maps(
 }
 
 // The maps of one image that a thread is given.
-CAMGUIDE_MULTIVERSION void walk_image(
-    const float* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, float* out) {
+CAMGUIDE_MULTIVERSION void walk_image(const float* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations,
+                                      int64_t maps, float* out) {
   walk_maps(target, pieces, graph, iterations, maps, out);
 }
 
-CAMGUIDE_MULTIVERSION void walk_image(
-    const Half* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, Half* out) {
+CAMGUIDE_MULTIVERSION void walk_image(const Half* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations,
+                                      int64_t maps, Half* out) {
   walk_maps(target, pieces, graph, iterations, maps, out);
 }
 
-CAMGUIDE_MULTIVERSION void walk_image(
-    const BFloat16* target, const Pieces& pieces, const Graph<float>& graph, int64_t iterations, int64_t maps, BFloat16* out) {
+CAMGUIDE_MULTIVERSION void walk_image(const BFloat16* target, const Pieces& pieces, const Graph<float>& graph,
+                                      int64_t iterations, int64_t maps, BFloat16* out) {
   walk_maps(target, pieces, graph, iterations, maps, out);
 }
 
-CAMGUIDE_MULTIVERSION void walk_image(
-    const double* target, const Pieces& pieces, const Graph<double>& graph, int64_t iterations, int64_t maps, double* out) {
+CAMGUIDE_MULTIVERSION void walk_image(const double* target, const Pieces& pieces, const Graph<double>& graph,
+                                      int64_t iterations, int64_t maps, double* out) {
   walk_maps(target, pieces, graph, iterations, maps, out);
 }
 
@@ -221,17 +221,15 @@ CAMGUIDE_MULTIVERSION bool find_pieces(const int32_t* labels, int64_t chunk, int
 }
 
 template <class T>
-void walk_batch(
-    const T* target, const Tensor& segments, const Tensor& counts, const Tensor& offsets, const Tensor& neighbours,
-    const Wide<T>* transition, int64_t maps, int64_t iterations, T* out) {
+void walk_batch(const T* target, const Tensor& segments, const Tensor& counts, const Tensor& offsets, const Tensor& neighbours,
+                const Wide<T>* transition, int64_t maps, int64_t iterations, T* out) {
   const int64_t batch = segments.size(0), pixels = segments.size(1) * segments.size(2);
   const int64_t n = counts.size(1), slots = neighbours.size(1);
   std::atomic<bool> outside = false;
   for_each_image(batch, [&](int64_t i) {
     const int32_t* const labels = segments.const_data_ptr<int32_t>() + i * pixels;
-    const Graph<Wide<T>> graph{
-        n, counts.const_data_ptr<int32_t>() + i * n, offsets.const_data_ptr<int32_t>() + i * (n + 1),
-        neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
+    const Graph<Wide<T>> graph{n, counts.const_data_ptr<int32_t>() + i * n, offsets.const_data_ptr<int32_t>() + i * (n + 1),
+                               neighbours.const_data_ptr<int32_t>() + i * slots, transition + i * slots};
     Pieces pieces(pixels);
     for_each_block(pieces.chunks(), 16, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -248,9 +246,8 @@ void walk_batch(
   STD_TORCH_CHECK(!outside, "segments must be in [0, ", n, ") (num_segments)");
 }
 
-Tensor superpixel_random_walk(
-    const Tensor& target, const Tensor& segments, const Tensor& counts, const Tensor& offsets, const Tensor& neighbours,
-    const Tensor& transition, int64_t iterations) {
+Tensor superpixel_random_walk(const Tensor& target, const Tensor& segments, const Tensor& counts, const Tensor& offsets,
+                              const Tensor& neighbours, const Tensor& transition, int64_t iterations) {
   const Tensor maps = torch::stable::contiguous(target), labels = torch::stable::contiguous(segments);
   const Tensor own_counts = torch::stable::contiguous(counts), own_offsets = torch::stable::contiguous(offsets);
   const Tensor own_neighbours = torch::stable::contiguous(neighbours);
@@ -260,9 +257,8 @@ Tensor superpixel_random_walk(
   Tensor out = new_like(target);
   with_floats(maps, "target", [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-    walk_batch(
-        data, labels, own_counts, own_offsets, own_neighbours, p.const_data_ptr<Wide<T>>(), target.size(1), iterations,
-        out.mutable_data_ptr<T>());
+    walk_batch(data, labels, own_counts, own_offsets, own_neighbours, p.const_data_ptr<Wide<T>>(), target.size(1), iterations,
+               out.mutable_data_ptr<T>());
   });
   return out;
 }

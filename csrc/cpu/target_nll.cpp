@@ -199,8 +199,6 @@ std::tuple<Tensor, Tensor, Tensor> target_nll(const Tensor& cam, const Tensor& t
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) {
-  m.impl("target_nll", TORCH_BOX(&target_nll));
-}
+STABLE_TORCH_LIBRARY_IMPL(camguide_fast, CPU, m) { m.impl("target_nll", TORCH_BOX(&target_nll)); }
 
 }  // namespace camguide

@@ -137,23 +137,31 @@ __device__ __forceinline__ void add_share(const A* near, const A (&forth)[SHARE]
   }
 }
 
-#define OF_GROUP(group, f, ...)      \
-  switch (group) {                   \
-    case 0: f<0>(__VA_ARGS__); break; \
-    case 1: f<1>(__VA_ARGS__); break; \
-    case 2: f<2>(__VA_ARGS__); break; \
-    default: f<3>(__VA_ARGS__);      \
+#define OF_GROUP(group, f, ...) \
+  switch (group) {              \
+    case 0:                     \
+      f<0>(__VA_ARGS__);        \
+      break;                    \
+    case 1:                     \
+      f<1>(__VA_ARGS__);        \
+      break;                    \
+    case 2:                     \
+      f<2>(__VA_ARGS__);        \
+      break;                    \
+    default:                    \
+      f<3>(__VA_ARGS__);        \
   }
 #endif
 
 // Steps [first, last) of `steps` for the maps from `first_map` on, a map being CLASSES classes of one image. A block has one tile
 // of one map. More than one step at a time takes blocks that run together.
-extern "C" __global__ void __launch_bounds__(256, 2) walk(A* y0, A* y1, A* velocity, A* sum, const A* inverse, const A* weights,
-                                                          const A* coefficients, T* out, unsigned* counter, int K, int H, int W,
-                                                          int first_map, int first, int last, int steps) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    walk(A* y0, A* y1, A* velocity, A* sum, const A* inverse, const A* weights, const A* coefficients, T* out,
+         unsigned* counter, int K, int H, int W, int first_map, int first, int last, int steps) {
   __shared__ A partial[GROUPS * CLASSES * CELLS];
   const Padded map(H, W);
-  const int tiles_x = (W + COLUMNS - 1) / COLUMNS, tiles = tiles_x * ((H + ROWS - 1) / ROWS), parts = (K + CLASSES - 1) / CLASSES;
+  const int tiles_x = (W + COLUMNS - 1) / COLUMNS, tiles = tiles_x * ((H + ROWS - 1) / ROWS),
+            parts = (K + CLASSES - 1) / CLASSES;
   const long long m = first_map + blockIdx.x / tiles, image = m / parts;
   const int top = blockIdx.x % tiles / tiles_x * ROWS, left = blockIdx.x % tiles % tiles_x * COLUMNS;
   const int cell = threadIdx.x % CELLS, group = threadIdx.x / CELLS;

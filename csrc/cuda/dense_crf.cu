@@ -64,8 +64,8 @@ __device__ __forceinline__ A pull(const T* given, const Labels* labels, const Pi
   return at == UNKNOWN ? own.none : own.number[at] == label ? own.right : own.wrong;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) find_labels(const T* __restrict__ given, unsigned* __restrict__ present,
-                                                                  int L, int pixels, int blocks) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_labels(const T* __restrict__ given, unsigned* __restrict__ present, int L, int pixels, int blocks) {
   __shared__ unsigned bits[8];
   if (threadIdx.x < 8) bits[threadIdx.x] = 0;
   __syncthreads();
@@ -83,8 +83,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_labels(const T* __res
 }
 
 // One thread an image. active: the most quads of an image, in whole lanes.
-extern "C" __global__ void number_labels(const unsigned* __restrict__ present, int* __restrict__ table, int* __restrict__ active,
-                                         double gt_prob) {
+extern "C" __global__ void number_labels(const unsigned* __restrict__ present, int* __restrict__ table,
+                                         int* __restrict__ active, double gt_prob) {
   Labels& own = reinterpret_cast<Labels*>(table)[blockIdx.x];
   int n = 0;
   for (int label = 0; label < UNKNOWN; ++label) {
@@ -187,11 +187,12 @@ struct Result {
 };
 
 // begin: the sums start with -U, otherwise with what `sums` holds. to: where they go, those of the labels from 4 * first on.
-extern "C" __global__ void __launch_bounds__(THREADS, sizeof(A) > 4 ? 1 : 2) mean_field(
-    const T* __restrict__ given, const int* __restrict__ labels, A* __restrict__ sums, A* __restrict__ q, T* __restrict__ result,
-    const int* __restrict__ active, const int* __restrict__ vertex_0, const A* __restrict__ weight_0, const A* __restrict__ at_0,
-    double factor_0, int tiles_0, int capacity_0, const int* __restrict__ vertex_1, const A* __restrict__ weight_1,
-    const A* __restrict__ at_1, double factor_1, int tiles_1, int capacity_1, int H, int W, int L, int first, int begin, int to) {
+extern "C" __global__ void __launch_bounds__(THREADS, sizeof(A) > 4 ? 1 : 2)
+    mean_field(const T* __restrict__ given, const int* __restrict__ labels, A* __restrict__ sums, A* __restrict__ q,
+               T* __restrict__ result, const int* __restrict__ active, const int* __restrict__ vertex_0,
+               const A* __restrict__ weight_0, const A* __restrict__ at_0, double factor_0, int tiles_0, int capacity_0,
+               const int* __restrict__ vertex_1, const A* __restrict__ weight_1, const A* __restrict__ at_1, double factor_1,
+               int tiles_1, int capacity_1, int H, int W, int L, int first, int begin, int to) {
   const Pixel p(H, W);
   const Labels* const tables = reinterpret_cast<const Labels*>(labels);
   const int quads = max(min(*active - first, QUADS), 0);  // of which whole lanes are made
@@ -246,9 +247,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, sizeof(A) > 4 ? 1 : 2) mea
 }
 
 // The same from sums of several groups of labels, [groups, pixels] of QUADS; q likewise.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) softmax(
-    const T* __restrict__ given, const int* __restrict__ labels, const A* __restrict__ sums, A* __restrict__ q,
-    T* __restrict__ result, int groups, int slots, int H, int W, int L, int to) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    softmax(const T* __restrict__ given, const int* __restrict__ labels, const A* __restrict__ sums, A* __restrict__ q,
+            T* __restrict__ result, int groups, int slots, int H, int W, int L, int to) {
   const Pixel p(H, W);
   const long long stride = (long long)slots * QUADS, first = (long long)p.slot * QUADS + p.lane;
   const Quad* const from = reinterpret_cast<const Quad*>(sums);

@@ -28,7 +28,7 @@ typedef Wide<T>::type A;
 constexpr int R = 4, REACH = R + 2;  // of the blur; of blur, Scharr and dilation
 constexpr int STRIP = GROUP * COLUMNS, OWNED = STRIP - 2 * COLUMNS, PITCH = STRIP + 8;  // norms have four columns of 0 around
 constexpr int BLOCKS = COLUMNS == 8 ? 2 : 1;  // of a multiprocessor, at least: bounds the registers
-constexpr int PACKS = COLUMNS / 4 + 2;  // that a thread reads of a row: its columns and four on either side
+constexpr int PACKS = COLUMNS / 4 + 2;        // that a thread reads of a row: its columns and four on either side
 
 // Four neighbours as they are read; bytes as one word, or the compiler takes them apart too early.
 template <class V>
@@ -116,12 +116,14 @@ __device__ __forceinline__ void blur_row(const Raw& raw, int x, int W, A (&to)[C
 __device__ __forceinline__ int begin_of(int i, int cells, int n) { return (int)((long long)i * n / cells); }
 __device__ __forceinline__ int end_of(int i, int cells, int n) { return (int)(((i + 1ll) * n + cells - 1) / cells); }
 
-extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
-    const T* __restrict__ image, A* __restrict__ sums, A* __restrict__ peaks, int H, int W, int rows, int band, int strips) {
+extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS)
+    edge_cells(const T* __restrict__ image, A* __restrict__ sums, A* __restrict__ peaks, int H, int W, int rows, int band,
+               int strips) {
   DYNAMIC_SHARED(shared);
-  A* const norms = reinterpret_cast<A*>(shared);                               // [2, 3, PITCH]
+  A* const norms = reinterpret_cast<A*>(shared);                                   // [2, 3, PITCH]
   Pack<A, 4>* const outermost = reinterpret_cast<Pack<A, 4>*>(norms + 6 * PITCH);  // [2, 3, GROUP]: sums and differences
-  int* const ends = reinterpret_cast<int*>(outermost + 6 * GROUP + STRIP / 4);  // [band]: of rows of cells; where the next begins
+  int* const ends =
+      reinterpret_cast<int*>(outermost + 6 * GROUP + STRIP / 4);  // [band]: of rows of cells; where the next begins
   __shared__ A largest[3 * GROUP / 32];
 
   const int bands = (rows + band - 1) / band, strip = blockIdx.x % strips, first_row = blockIdx.x / strips % bands * band;
@@ -145,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
   const bool owned = dilates && (strip == 0 || q >= COLUMNS) && (strip == strips - 1 || q < STRIP - COLUMNS);
   A last[4] = {}, pair[4] = {}, peak = 0;
   Pack<A, 4>* const sum_of_rows = outermost + 6 * GROUP + thread;  // a thread's own, where registers are short
-  int cell = first_row;  // the row of cells being summed
+  int cell = first_row;                                            // the row of cells being summed
 
   const auto source = [&](int y) { return plane + (long long)min(max(y, 0), H - 1) * W; };
   const bool inside = x < W;
@@ -155,10 +157,10 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
   for (int start = y0 - REACH; start <= y1 + REACH; start += 2) {
 #pragma unroll
     for (int turn = 0; turn < 2; ++turn) {
-      const int y = start + turn;      // the row that enters
-      const int blur_y = y - R;        // ... that is then blurred
-      const int edge_y = y - R - 1;    // ... whose edges are found
-      const int summed_y = y - R - 2;  // ... whose edges of all channels are there
+      const int y = start + turn;        // the row that enters
+      const int blur_y = y - R;          // ... that is then blurred
+      const int edge_y = y - R - 1;      // ... whose edges are found
+      const int summed_y = y - R - 2;    // ... whose edges of all channels are there
       A across[COLUMNS], down[COLUMNS];  // (3 10 3) and (-1 0 1) down the columns
       Pack<A, 4>* const border = outermost + (turn * 3 + channel) * GROUP + g;
       if (inside) {  // around all of it: what is mixed with other work does not fit in the registers
@@ -268,9 +270,9 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, BLOCKS) edge_cells(
 }
 
 // parts: how many maxima each image has. least: of what is divided by.
-extern "C" __global__ void __launch_bounds__(256) edge_means(
-    const A* __restrict__ sums, const A* __restrict__ peaks, float* __restrict__ out, int H, int W, int rows, int columns,
-    int parts, int blocks, double least) {
+extern "C" __global__ void __launch_bounds__(256)
+    edge_means(const A* __restrict__ sums, const A* __restrict__ peaks, float* __restrict__ out, int H, int W, int rows,
+               int columns, int parts, int blocks, double least) {
   const long long b = blockIdx.x / blocks;
   A peak = 0;
   for (int i = threadIdx.x % 32; i < parts; i += 32) peak = larger(peak, peaks[b * parts + i]);

@@ -73,8 +73,8 @@ __device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, co
 
 // Shared memory, not registers, bounds the warps of a multiprocessor (4 on sm_89, 12 on sm_90 at r = 4). __launch_bounds__(n, 1)
 // tells the compiler, which else would save registers at the price of loads that wait.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(
-    const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
+    guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
   const long long warp = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
   const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
   const long long b = warp / strips / chunks;
@@ -142,9 +142,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guide_statistics(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(
-    const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int strips,
-    int adjoint) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
+    guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W,
+                  int strips, int adjoint) {
   DYNAMIC_SHARED(shared);
   // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
   const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
@@ -168,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(
 
   // Row t enters (sign 1) or leaves (-1) the vertical sums of p, xp, yp, zp.
   A sum[4][4] = {};
-  const auto add = [&](int t, A (&p)[4], A sign) {
+  const auto add = [&](int t, A(&p)[4], A sign) {
     if (adjoint) {
       const A inverse_rows = reciprocal((A)count(t, H, R));
 #pragma unroll
@@ -193,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) guided_filter(
     add(t, row, 1);
   }
   load4(z + (long long)min(begin + R, H - 1) * W, at.x, W, next);  // fetched one row ahead: it comes from far
-  A total[4][4] = {};  // vertical sums of a, b
+  A total[4][4] = {};                                              // vertical sums of a, b
 #pragma unroll 1
   for (int t = begin, slot = 0; t < y1 + R; ++t, slot = slot + 1 < RING ? slot + 1 : 0) {
     A ab[4][4] = {};

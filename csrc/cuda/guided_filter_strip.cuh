@@ -23,7 +23,7 @@ __device__ __forceinline__ void window_sums(const A (&v)[4], A (&sum)[4], int la
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const int first = j > R ? j - R : 0, last = j + R < 3 ? j + R : 3;  // of the window's columns in this thread
-    A s = first == 0 ? head[last] : tail[first];  // a window of 3 or more reaches one end or the other
+    A s = first == 0 ? head[last] : tail[first];                        // a window of 3 or more reaches one end or the other
     if (j < R) {
       const int n = R - j;  // columns to the left
       if (n / 4) s += left[n / 4];

@@ -47,34 +47,34 @@ __device__ __forceinline__ long long at(int plane, int y, int x, int W) {
   return (long long)y * row_length(W) + column(x) + plane * BLOCK;
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_guide_columns(
-    const G* __restrict__ guide, A* __restrict__ sums, int H, int W, int radius, int length) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_guide_columns(const G* __restrict__ guide, A* __restrict__ sums, int H, int W, int radius, int length) {
   const Segment s(1, W, H, length);
   if (s.plane < 0) return;
   A middle[3];
   for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
-  const auto read = [&](int y, A (&v)[9]) {
+  const auto read = [&](int y, A(&v)[9]) {
     for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + s.line]) - middle[c];
     for (int c = 0, q = 3; c < 3; ++c)
       for (int d = c; d < 3; ++d, ++q) v[q] = v[c] * v[d];
   };
-  const auto write = [&](int y, const A (&sum)[9]) {
+  const auto write = [&](int y, const A(&sum)[9]) {
     for (int q = 0; q < 9; ++q) sums[((long long)q * H + y) * W + s.line] = sum[q];
   };
   running_sums<9>(s.from, s.to, H, radius, read, write);
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_guide_rows(
-    const G* __restrict__ guide, const A* __restrict__ sums, A* __restrict__ statistics, int H, int W, int radius, int length,
-    double eps) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_guide_rows(const G* __restrict__ guide, const A* __restrict__ sums, A* __restrict__ statistics, int H, int W,
+                    int radius, int length, double eps) {
   const Segment s(1, H, W, length);
   if (s.plane < 0) return;
   A middle[3];
   for (int c = 0; c < 3; ++c) middle[c] = origin(guide, c, H, W);
-  const auto read = [&](int x, A (&v)[9]) {
+  const auto read = [&](int x, A(&v)[9]) {
     for (int q = 0; q < 9; ++q) v[q] = sums[((long long)q * H + s.line) * W + x];
   };
-  const auto write = [&](int x, const A (&sum)[9]) {
+  const auto write = [&](int x, const A(&sum)[9]) {
     const A n = (A)count(s.line, H, radius) * (A)count(x, W, radius);
     A mean[9], solved[9];
     for (int q = 0; q < 9; ++q) mean[q] = sum[q] / n;
@@ -86,33 +86,33 @@ extern "C" __global__ void __launch_bounds__(128) wide_guide_rows(
   running_sums<9>(s.from, s.to, W, radius, read, write);
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_z_columns(
-    const T* __restrict__ z, const A* __restrict__ statistics, A* __restrict__ sums, int K, int H, int W, int radius, int length,
-    int adjoint) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_z_columns(const T* __restrict__ z, const A* __restrict__ statistics, A* __restrict__ sums, int K, int H, int W,
+                   int radius, int length, int adjoint) {
   const Segment s(K, W, H, length);
   if (s.plane < 0) return;
   const A columns = (A)count(s.line, W, radius);
-  const auto read = [&](int y, A (&v)[4]) {
+  const auto read = [&](int y, A(&v)[4]) {
     v[0] = widen(z[((long long)s.plane * H + y) * W + s.line]);
     if (adjoint) v[0] /= columns * (A)count(y, H, radius);
     for (int c = 0; c < 3; ++c) v[c + 1] = statistics[at(GUIDE + c, y, s.line, W)] * v[0];
   };
-  const auto write = [&](int y, const A (&sum)[4]) {
+  const auto write = [&](int y, const A(&sum)[4]) {
     for (int q = 0; q < 4; ++q) sums[(((long long)s.plane * 4 + q) * H + y) * W + s.line] = sum[q];
   };
   running_sums<4>(s.from, s.to, H, radius, read, write);
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_solve_rows(
-    const A* __restrict__ sums, const A* __restrict__ statistics, A* __restrict__ ab, int K, int H, int W, int radius,
-    int length) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_solve_rows(const A* __restrict__ sums, const A* __restrict__ statistics, A* __restrict__ ab, int K, int H, int W,
+                    int radius, int length) {
   const Segment s(K, H, W, length);
   if (s.plane < 0) return;
   const auto place = [&](int q, int x) { return (((long long)s.plane * 4 + q) * H + s.line) * W + x; };
-  const auto read = [&](int x, A (&v)[4]) {
+  const auto read = [&](int x, A(&v)[4]) {
     for (int q = 0; q < 4; ++q) v[q] = sums[place(q, x)];
   };
-  const auto write = [&](int x, const A (&sum)[4]) {
+  const auto write = [&](int x, const A(&sum)[4]) {
     A mu[3], inverse[6], result[4];
     for (int q = 0; q < 3; ++q) mu[q] = statistics[at(MEAN + q, s.line, x, W)];
     for (int q = 0; q < 6; ++q) inverse[q] = statistics[at(INVERSE + q, s.line, x, W)];
@@ -122,25 +122,25 @@ extern "C" __global__ void __launch_bounds__(128) wide_solve_rows(
   running_sums<4>(s.from, s.to, W, radius, read, write);
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_ab_columns(
-    const A* __restrict__ ab, A* __restrict__ sums, int K, int H, int W, int radius, int length) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_ab_columns(const A* __restrict__ ab, A* __restrict__ sums, int K, int H, int W, int radius, int length) {
   const Segment s(4 * K, W, H, length);
   if (s.plane < 0) return;
   const auto place = [&](int y) { return ((long long)s.plane * H + y) * W + s.line; };
-  const auto read = [&](int y, A (&v)[1]) { v[0] = ab[place(y)]; };
-  const auto write = [&](int y, const A (&sum)[1]) { sums[place(y)] = sum[0]; };
+  const auto read = [&](int y, A(&v)[1]) { v[0] = ab[place(y)]; };
+  const auto write = [&](int y, const A(&sum)[1]) { sums[place(y)] = sum[0]; };
   running_sums<1>(s.from, s.to, H, radius, read, write);
 }
 
-extern "C" __global__ void __launch_bounds__(128) wide_out_rows(
-    const A* __restrict__ sums, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W, int radius,
-    int length, int adjoint) {
+extern "C" __global__ void __launch_bounds__(128)
+    wide_out_rows(const A* __restrict__ sums, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W,
+                  int radius, int length, int adjoint) {
   const Segment s(K, H, W, length);
   if (s.plane < 0) return;
-  const auto read = [&](int x, A (&v)[4]) {
+  const auto read = [&](int x, A(&v)[4]) {
     for (int q = 0; q < 4; ++q) v[q] = sums[(((long long)s.plane * 4 + q) * H + s.line) * W + x];
   };
-  const auto write = [&](int x, const A (&sum)[4]) {
+  const auto write = [&](int x, const A(&sum)[4]) {
     A q = sum[3];
     for (int c = 0; c < 3; ++c) q += sum[c] * statistics[at(GUIDE + c, s.line, x, W)];
     if (!adjoint) q /= (A)count(s.line, H, radius) * (A)count(x, W, radius);

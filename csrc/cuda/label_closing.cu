@@ -78,9 +78,10 @@ __device__ __forceinline__ void for_each_pixel(const Region& region, const F& f)
 }
 
 // steps: 1 or 2, which alternate between dilation and erosion, beginning with an erosion or not.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) morphology(
-    const T* __restrict__ labels, T* __restrict__ out, unsigned* __restrict__ workspace, int H, int W, int tile, int words,
-    int radius, int steps, int erosion_first, int background_high, int background_low, int ignore_high, int ignore_low) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
+    morphology(const T* __restrict__ labels, T* __restrict__ out, unsigned* __restrict__ workspace, int H, int W, int tile,
+               int words, int radius, int steps, int erosion_first, int background_high, int background_low, int ignore_high,
+               int ignore_low) {
   const long long background = join(background_high, background_low), ignore = join(ignore_high, ignore_low);
   const int across = (W + tile - 1) / tile, tiles = (H + tile - 1) / tile * across, halo = steps * radius;
   const int y0 = blockIdx.x % tiles / across * tile, x0 = blockIdx.x % tiles % across * tile;

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 FOLDER = Path(__file__).parent
 HEADERS = sorted(FOLDER.glob("*.h"))
 BUILD = Path(__file__).resolve().parents[2] / "build/cuda_host"
-KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(', re.MULTILINE)
+KERNEL = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\(', re.MULTILINE)
 CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero"
 FLAGS = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing"]
 FLAGS += ["-ffp-contract=off", f"-fsanitize={CHECKS}", "-fsanitize-undefined-trap-on-error"]

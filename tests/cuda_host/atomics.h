@@ -30,19 +30,21 @@ V wrapping_add(V a, V b) {
 }
 }  // namespace cuda_host
 
-#define CUDA_HOST_ATOMIC(name, type, expression) \
-  inline type name(type* at, type v) { return cuda_host::update<type>(at, [](type a, type b) -> type { return expression; }, v); }
-#define CUDA_HOST_INTEGER(type)                          \
-  CUDA_HOST_ATOMIC(atomicMin, type, b < a ? b : a)       \
-  CUDA_HOST_ATOMIC(atomicMax, type, a < b ? b : a)       \
-  CUDA_HOST_ATOMIC(atomicAnd, type, a & b)               \
-  CUDA_HOST_ATOMIC(atomicOr, type, a | b)                \
-  CUDA_HOST_ATOMIC(atomicXor, type, a ^ b)               \
+#define CUDA_HOST_ATOMIC(name, type, expression)                                              \
+  inline type name(type* at, type v) {                                                        \
+    return cuda_host::update<type>(at, [](type a, type b) -> type { return expression; }, v); \
+  }
+#define CUDA_HOST_INTEGER(type)                           \
+  CUDA_HOST_ATOMIC(atomicMin, type, b < a ? b : a)        \
+  CUDA_HOST_ATOMIC(atomicMax, type, a < b ? b : a)        \
+  CUDA_HOST_ATOMIC(atomicAnd, type, a& b)                 \
+  CUDA_HOST_ATOMIC(atomicOr, type, a | b)                 \
+  CUDA_HOST_ATOMIC(atomicXor, type, a ^ b)                \
   inline type atomicCAS(type* at, type compare, type v) { \
-    cuda_host::maybe_yield();                            \
-    const type old = *at;                                \
-    if (old == compare) *at = v;                         \
-    return old;                                          \
+    cuda_host::maybe_yield();                             \
+    const type old = *at;                                 \
+    if (old == compare) *at = v;                          \
+    return old;                                           \
   }
 CUDA_HOST_INTEGER(int)
 CUDA_HOST_INTEGER(unsigned)

@@ -21,10 +21,10 @@ struct uint3 {
 struct dim3 : uint3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : uint3{x, y, z} {}
 };
-#define CUDA_HOST_VECTORS(type, name)                                                     \
-  struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                \
-  struct alignas(sizeof(type) < 8 ? 4 * sizeof(type) : 16) name##4 { type x, y, z, w; };  \
-  inline name##2 make_##name##2(type x, type y) { return {x, y}; }                        \
+#define CUDA_HOST_VECTORS(type, name)                                                    \
+  struct alignas(2 * sizeof(type)) name##2 { type x, y; };                               \
+  struct alignas(sizeof(type) < 8 ? 4 * sizeof(type) : 16) name##4 { type x, y, z, w; }; \
+  inline name##2 make_##name##2(type x, type y) { return {x, y}; }                       \
   inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 CUDA_HOST_VECTORS(float, float)
 CUDA_HOST_VECTORS(double, double)

@@ -41,7 +41,7 @@ inline int run(const unsigned* grid, const unsigned* block, size_t shared, uint6
   static char signal_stack[64 * 1024];
   alternative.ss_sp = signal_stack, alternative.ss_size = sizeof signal_stack;
   sigaltstack(&alternative, &old_stack);
-  struct sigaction action {}, old[5];
+  struct sigaction action{}, old[5];
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   const int caught[5] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE};
@@ -85,13 +85,13 @@ template <>
 struct Kind<double> {
   static const char* name() { return "double"; }
 };
-#define CUDA_HOST_POINTER(type)                            \
-  template <>                                              \
-  struct Kind<type*> {                                     \
-    static const char* name() { return #type "*"; }        \
-  };                                                       \
-  template <>                                              \
-  struct Kind<const type*> {                               \
+#define CUDA_HOST_POINTER(type)                              \
+  template <>                                                \
+  struct Kind<type*> {                                       \
+    static const char* name() { return #type "*"; }          \
+  };                                                         \
+  template <>                                                \
+  struct Kind<const type*> {                                 \
     static const char* name() { return "const " #type "*"; } \
   };
 CUDA_HOST_POINTER(double)
@@ -122,8 +122,8 @@ struct Parameter {
   size_t size;
 };
 
-inline int launch_guarded(const Parameter* takes, int n, const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed,
-                          void** values, const size_t* sizes) {
+inline int launch_guarded(const Parameter* takes, int n, const unsigned* grid, const unsigned* block, size_t shared,
+                          uint64_t seed, void** values, const size_t* sizes) {
   std::vector<Guarded> buffers(n);
   for (int i = 0; i < n; ++i) {
     if (!takes[i].pointer) {
@@ -168,16 +168,16 @@ int launch(void (*kernel)(P...), const unsigned* grid, const unsigned* block, si
 }  // namespace cuda_host
 
 // After the source, which defines the half types; then CUDA_HOST_KERNEL for each of its kernels.
-#define CUDA_HOST_END       \
-  namespace cuda_host {     \
-  CUDA_HOST_POINTER(half_t) \
+#define CUDA_HOST_END         \
+  namespace cuda_host {       \
+  CUDA_HOST_POINTER(half_t)   \
   CUDA_HOST_POINTER(bfloat_t) \
-  }                         \
+  }                           \
   extern "C" const char* cuda_host_message() { return cuda_host::message; }
 
-#define CUDA_HOST_KERNEL(name)                                                                             \
-  extern "C" const char* cuda_host_signature_##name() { return cuda_host::signature(&name); }              \
-  extern "C" int cuda_host_launch_##name(const unsigned* grid, const unsigned* block, size_t shared,       \
-                                         uint64_t seed, void** values, const size_t* sizes) {              \
-    return cuda_host::launch(&name, grid, block, shared, seed, values, sizes);                             \
+#define CUDA_HOST_KERNEL(name)                                                                                      \
+  extern "C" const char* cuda_host_signature_##name() { return cuda_host::signature(&name); }                       \
+  extern "C" int cuda_host_launch_##name(const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed, \
+                                         void** values, const size_t* sizes) {                                      \
+    return cuda_host::launch(&name, grid, block, shared, seed, values, sizes);                                      \
   }

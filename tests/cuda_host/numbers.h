@@ -83,7 +83,8 @@ namespace cuda_host {
 inline float half_to_float(unsigned short h) {
   const int exponent = h >> 10 & 31, mantissa = h & 1023;
   float f = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                           : exponent ? std::ldexp((float)(mantissa + 1024), exponent - 25) : std::ldexp((float)mantissa, -24);
+            : exponent     ? std::ldexp((float)(mantissa + 1024), exponent - 25)
+                           : std::ldexp((float)mantissa, -24);
   return h >> 15 ? -f : f;
 }
 

@@ -20,9 +20,9 @@ constexpr Time kSoon = 10 * kMillisecond, kLater = 500 * kMillisecond;
 thread_local bool inside = false;
 // Callers in several threads may overwrite what others found: these are estimates.
 std::atomic<Time> balance{kTrial};
-std::atomic<Time> alone{0};     // on the clock: until then work is done alone
+std::atomic<Time> alone{0};      // on the clock: until then work is done alone
 std::atomic<double> portion{1};  // of a core that one thread gets
-bool forked = false;            // threads do not live on in a fork: who waits for them there waits for ever
+bool forked = false;             // threads do not live on in a fork: who waits for them there waits for ever
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 Time read(clockid_t clock) {

@@ -28,7 +28,7 @@ CAMGUIDE_INLINE Vec<float> exp(Vec<float> x) {
 // For finite x >= the least normal number; NaN stays.
 CAMGUIDE_INLINE Vec<float> log(Vec<float> x) {
   using I = Vec<int32_t>;
-  const I power = (I(x) - 0x3f3504f3) >> 23;                             // x = 2^power m, m in [sqrt 1/2, sqrt 2)
+  const I power = (I(x) - 0x3f3504f3) >> 23;  // x = 2^power m, m in [sqrt 1/2, sqrt 2)
   const Vec<float> r = Vec<float>(I(x) - (power << 23)) - 1, n = __builtin_convertvector(power, Vec<float>), z = r * r;
   Vec<float> p = r * 7.0376836292e-2f - 1.1514610310e-1f;
   p = p * r + 1.1676998740e-1f;

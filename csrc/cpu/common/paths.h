@@ -10,7 +10,8 @@ namespace camguide {
 
 struct Offset {
   int64_t dy, dx;
-  std::vector<std::pair<int64_t, int64_t>> path;  // (y, x) of the cells nearer than 1 to the segment (0, 0)-(dy, dx), row by row
+  // (y, x) of the cells nearer than 1 to the segment (0, 0)-(dy, dx), row by row
+  std::vector<std::pair<int64_t, int64_t>> path;
 };
 
 // One of each pair of opposites with 0 < |(dy, dx)| < radius that some pair of cells in the image has.

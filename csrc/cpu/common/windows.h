@@ -32,8 +32,7 @@ template <class A>
 class RowSums {
  public:
   // For rows of up to `planes` planes, n windows in each.
-  RowSums(int64_t w, int64_t n, int64_t planes)
-      : w_(w), stride_(round_to_lanes<A>(n + w) + lanes<A>), planes_(planes) {
+  RowSums(int64_t w, int64_t n, int64_t planes) : w_(w), stride_(round_to_lanes<A>(n + w) + lanes<A>), planes_(planes) {
     int64_t span = 1;
     for (; w > 5 * span; span *= 3) ++levels_;  // up to five terms cost no more than another level
     for (int64_t level = levels_, at = 0; at < w; --level, span /= 3)

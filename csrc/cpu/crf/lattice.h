@@ -34,14 +34,14 @@ using Row = typename RowOf<A, W>::type;
 template <class A>
 struct Lattice {
   Tiles tiles;
-  int corners;                   // D = d + 1 in d dimensions
-  Buffer<uint16_t> corner;        // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
-  Buffer<A> weight;               // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
-  std::vector<int64_t> begin;    // [tiles + 1]: where a tile's rows begin among all, G in number
-  Buffer<uint32_t> vertex;        // [G]: the vertex that a row of a tile belongs to
-  int64_t vertices = 0;          // M
-  Buffer<uint32_t> first_copy;    // [M + 1]: where a vertex begins in `copy`
-  Buffer<uint32_t> copy;          // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
+  int corners;                  // D = d + 1 in d dimensions
+  Buffer<uint16_t> corner;      // [tiles, pixels, D]: 4 * which of its tile's vertices a pixel touches
+  Buffer<A> weight;             // [tiles, pixels, D]: barycentric weights / sqrt(L 1)
+  std::vector<int64_t> begin;   // [tiles + 1]: where a tile's rows begin among all, G in number
+  Buffer<uint32_t> vertex;      // [G]: the vertex that a row of a tile belongs to
+  int64_t vertices = 0;         // M
+  Buffer<uint32_t> first_copy;  // [M + 1]: where a vertex begins in `copy`
+  Buffer<uint32_t> copy;        // [G]: the rows that belong to each vertex in turn, ascending: 2 row + (whether more follow)
   std::vector<std::vector<uint32_t>> lines[6];  // for each axis: 2 vertex + (whether the next one follows it on its line)
 
   Lattice(const Tiles& tiles, int corners)
@@ -50,9 +50,15 @@ struct Lattice {
   // The same lattice with the weights in another type.
   template <class B>
   explicit Lattice(Lattice<B>&& other)
-      : tiles(other.tiles), corners(other.corners), corner(std::move(other.corner)), weight(other.weight.size()),
-        begin(std::move(other.begin)), vertex(std::move(other.vertex)), vertices(other.vertices),
-        first_copy(std::move(other.first_copy)), copy(std::move(other.copy)) {
+      : tiles(other.tiles),
+        corners(other.corners),
+        corner(std::move(other.corner)),
+        weight(other.weight.size()),
+        begin(std::move(other.begin)),
+        vertex(std::move(other.vertex)),
+        vertices(other.vertices),
+        first_copy(std::move(other.first_copy)),
+        copy(std::move(other.copy)) {
     std::copy_n(other.weight.get(), weight.size(), weight.get());
     std::move(std::begin(other.lines), std::end(other.lines), lines);
   }

@@ -47,8 +47,8 @@ struct TileWork {
 
 // Fills in the corners and weights of a tile's pixels, and returns the keys of its vertices.
 template <int d>
-CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<float>& l, const Embedding<d>& e, int64_t tile, int64_t n,
-                                                           TileWork<d>& work) {
+CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<float>& l, const Embedding<d>& e, int64_t tile,
+                                                           int64_t n, TileWork<d>& work) {
   constexpr int D = d + 1;
   const Simplices<d>& s = work.simplices;
   work.vertices.clear();

@@ -60,7 +60,8 @@ struct Embedding {
       const double margin = 5 * (d + 1);  // rounding, a simplex and a step
       const double size = std::ceil(to[i] + margin) - std::floor(from[i] - margin) + 1;
       numbers *= size;
-      STD_TORCH_CHECK(farthest <= (1 << 20) && numbers <= 0x1p62, "gaussian/bilateral: a sigma is too small for the size or the "
+      STD_TORCH_CHECK(farthest <= (1 << 20) && numbers <= 0x1p62,
+                      "gaussian/bilateral: a sigma is too small for the size or the "
                       "colours of the image: its lattice is too fine");
       low[i] = static_cast<int64_t>(std::floor(from[i] - margin));
       stride[i] = step;

@@ -50,7 +50,9 @@ struct Area {
 class Plane {
  public:
   Plane(int64_t rows, int64_t columns)
-      : blocks_((rows + 7) / 8), width_(columns), stride_(round_to_lanes<uint8_t>(columns) + lanes<uint8_t>),
+      : blocks_((rows + 7) / 8),
+        width_(columns),
+        stride_(round_to_lanes<uint8_t>(columns) + lanes<uint8_t>),
         bytes_(blocks_ * stride_) {
     std::memset(bytes_, 0, blocks_ * stride_);
   }

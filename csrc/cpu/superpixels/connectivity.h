@@ -25,8 +25,15 @@ class Connectivity {
  public:
   // labels [H, W]
   Connectivity(const int32_t* labels, int64_t height, int64_t width)
-      : labels_(labels), height_(height), width_(width), words_((width + 63) / 64),
-        starts_(height * words_), start_(ids()), parent_(ids()), number_(ids() + kOverread), first_(height) {}
+      : labels_(labels),
+        height_(height),
+        width_(width),
+        words_((width + 63) / 64),
+        starts_(height * words_),
+        start_(ids()),
+        parent_(ids()),
+        number_(ids() + kOverread),
+        first_(height) {}
 
   // Writes [H, W], which may be the labels; returns the number of segments.
   int32_t operator()(int64_t smallest, int32_t* out) {
@@ -82,7 +89,8 @@ class Connectivity {
     for (int64_t w = 0; w < words_; ++w) {
       const int32_t* const at = labels_ + y * width_ + 64 * w;
       const uint64_t high = starts_[(y - 1) * words_ + w], low = starts_[y * words_ + w];
-      const uint64_t equal = bits_of(std::min<int64_t>(64, width_ - 64 * w), [&](int64_t i) { return at[i] == at[i - width_]; });
+      const uint64_t equal =
+          bits_of(std::min<int64_t>(64, width_ - 64 * w), [&](int64_t i) { return at[i] == at[i - width_]; });
       each_bit(equal & (high | low), [&](int64_t i) {
         const uint64_t up_to = ~uint64_t{0} >> (63 - i);
         unite(above + __builtin_popcountll(high & up_to), below + __builtin_popcountll(low & up_to));
@@ -125,9 +133,7 @@ class Connectivity {
     }
     // Only the group of pixel 0 can still be small: it takes over that of the first pixel outside it, which is number 1.
     const int32_t less = first_group < smallest && next > 1;
-    each_run([&](int32_t id) {
-      number_[id] = parent_[id] == id ? number_[id] - (id > 0 ? less : 0) : number_[parent_[id]];
-    });
+    each_run([&](int32_t id) { number_[id] = parent_[id] == id ? number_[id] - (id > 0 ? less : 0) : number_[parent_[id]]; });
     return next - less;
   }
 

@@ -63,7 +63,7 @@ CAMGUIDE_MULTIVERSION void find_edges(const int32_t* labels, int64_t width, int6
 }
 
 // Sorts by one of the two ends, keeping the order of those that share it.
-void sort_by(int32_t Edge::*key, int64_t n, const std::vector<Edge>& from, std::vector<Edge>& to) {
+void sort_by(int32_t Edge::* key, int64_t n, const std::vector<Edge>& from, std::vector<Edge>& to) {
   std::vector<int32_t> place(n + 1);
   for (const Edge& e : from) ++place[e.*key + 1];
   for (int64_t s = 0; s < n; ++s) place[s + 1] += place[s];

@@ -58,8 +58,7 @@ class Pieces {
  public:
   const int64_t pixels;
 
-  explicit Pieces(int64_t pixels)
-      : pixels(pixels), piece_(pixels), starts_(chunks() * kWords), count_(chunks()) {}
+  explicit Pieces(int64_t pixels) : pixels(pixels), piece_(pixels), starts_(chunks() * kWords), count_(chunks()) {}
 
   int64_t chunks() const { return (pixels + kChunk - 1) / kChunk; }
   int64_t begin(int64_t chunk) const { return chunk * kChunk; }
@@ -69,8 +68,8 @@ class Pieces {
   const uint64_t* starts(int64_t chunk) const { return starts_ + chunk * kWords; }
 
   CAMGUIDE_INLINE void find(const int32_t* labels, int64_t chunk) {
-    count_[chunk] = static_cast<int32_t>(
-        cut(labels, begin(chunk), end(chunk), piece_ + begin(chunk), starts_ + chunk * kWords));
+    count_[chunk] =
+        static_cast<int32_t>(cut(labels, begin(chunk), end(chunk), piece_ + begin(chunk), starts_ + chunk * kWords));
   }
 
  private:

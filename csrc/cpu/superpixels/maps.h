@@ -21,12 +21,12 @@ using Doubles = Row<double>::Values;
 // Sums of the lanes of four vectors.
 CAMGUIDE_INLINE Doubles across(Floats a, Floats b, Floats c, Floats d) {
   typedef float Half __attribute__((vector_size(16)));
-  const Floats ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-                    __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-  const Floats cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) +
-                    __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
-  const Floats all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
-                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  const Floats ab =
+      __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats cd =
+      __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) + __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+  const Floats all =
+      __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
   const Half sums = __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
   float narrow[kMaps];
   double wide[kMaps];

@@ -51,8 +51,8 @@ CAMGUIDE_INLINE void add_pieces(const A* Lab, int64_t stride, const Piece* piece
   }
 }
 
-CAMGUIDE_MULTIVERSION void add_colours(
-    const float* Lab, int64_t stride, const Piece* pieces, int64_t count, int64_t begin, double* sums) {
+CAMGUIDE_MULTIVERSION void add_colours(const float* Lab, int64_t stride, const Piece* pieces, int64_t count, int64_t begin,
+                                       double* sums) {
   add_pieces(Lab, stride, pieces, count, begin, sums);
 }
 
@@ -60,7 +60,7 @@ void add_colours(const double* Lab, int64_t stride, const Piece* pieces, int64_t
   add_pieces(Lab, stride, pieces, count, begin, sums);
 }
 
-struct Superpixels {  // or what a band of the image knows of them
+struct Superpixels {            // or what a band of the image knows of them
   std::vector<double> colours;  // sums of Lab, then means, [N, 4]; 0 without pixels
   std::vector<int32_t> counts;  // of pixels
   std::vector<Edge> edges;      // each once, ascending

@@ -20,8 +20,8 @@ struct Grid {
 };
 
 // Start and step along y and x as skimage.util.regular_grid gives them.
-std::pair<std::pair<int64_t, int64_t>, std::pair<int64_t, int64_t>> regular_grid(
-    int64_t height, int64_t width, int64_t points) {
+std::pair<std::pair<int64_t, int64_t>, std::pair<int64_t, int64_t>> regular_grid(int64_t height, int64_t width,
+                                                                                 int64_t points) {
   if (height * width <= points) return {{0, 1}, {0, 1}};
   const double side = std::pow(static_cast<double>(height * width) / static_cast<double>(points), 0.5);
   double y = side, x = side;
@@ -30,9 +30,7 @@ std::pair<std::pair<int64_t, int64_t>, std::pair<int64_t, int64_t>> regular_grid
     y = height <= width ? static_cast<double>(height) : along;
     x = height <= width ? along : static_cast<double>(width);
   }
-  const auto axis = [](double size) {
-    return std::pair<int64_t, int64_t>(std::floor(size / 2), std::nearbyint(size));
-  };
+  const auto axis = [](double size) { return std::pair<int64_t, int64_t>(std::floor(size / 2), std::nearbyint(size)); };
   return {axis(y), axis(x)};
 }
 
@@ -85,9 +83,8 @@ struct Centres {
       const double n = static_cast<double>(s.count);
       const auto mean = [&](int64_t total) { return static_cast<float>(static_cast<double>(total) / n); };
       const int64_t y = s.y / s.count, x = s.x / s.count;
-      of[k] = {
-          static_cast<float>(y), static_cast<float>(x), mean(s.y), mean(s.x),
-          mean(s.colour[0]),     mean(s.colour[1]),     mean(s.colour[2])};
+      of[k] = {static_cast<float>(y), static_cast<float>(x), mean(s.y),        mean(s.x),
+               mean(s.colour[0]),     mean(s.colour[1]),     mean(s.colour[2])};
       tile_of[k] = static_cast<int32_t>(y / grid.y.reach * tiles_x + x / grid.x.reach);
       ++first[tile_of[k] + 1];
     }
@@ -137,8 +134,8 @@ struct Near {
     for (int64_t word = low / 64; word <= high / 64; ++word) {
       each_bit(seen[word], [&](int64_t bit) {
         const Centre& c = centres.of[64 * word + bit];
-        const bool out = c.floor_y < at.top - y_window || c.floor_y > at.bottom + y_window ||
-                         c.floor_x < at.left - x_window || c.floor_x > at.right + x_window;
+        const bool out = c.floor_y < at.top - y_window || c.floor_y > at.bottom + y_window || c.floor_x < at.left - x_window ||
+                         c.floor_x > at.right + x_window;
         append(c, static_cast<int32_t>(64 * word + bit));
         count -= out;
       });

@@ -14,9 +14,9 @@ namespace camguide {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kColourScale = 65536;     // steps per Lab unit
-constexpr int64_t kLanes = 16;          // pixels of a block along x: vectors of any machine divide it
-constexpr int64_t kBlockRows = 8;       // and along y
+constexpr float kColourScale = 65536;  // steps per Lab unit
+constexpr int64_t kLanes = 16;         // pixels of a block along x: vectors of any machine divide it
+constexpr int64_t kBlockRows = 8;      // and along y
 
 constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
@@ -54,7 +54,9 @@ struct Picture {
 template <class T>
 Range<Wide<T>> range_of(const T* image, int64_t n) {
   if constexpr (std::is_same_v<T, uint8_t>) {
-    const auto of_block = [&](int64_t begin, int64_t size) { return range_of_integers<false>(image + begin, size, uint8_t(0)); };
+    const auto of_block = [&](int64_t begin, int64_t size) {
+      return range_of_integers<false>(image + begin, size, uint8_t(0));
+    };
     const auto [low, high] = range_over_blocks<uint8_t>(n, {255, 0}, of_block);
     return {Wide<T>(low), Wide<T>(high)};
   } else {

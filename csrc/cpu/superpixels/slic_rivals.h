@@ -105,9 +105,8 @@ CAMGUIDE_INLINE int64_t find_rivals(const Near& near, const Extent& at, float li
 // The nearest of the rivals for the 16 pixels of row `row` of a block, the first of several; a pixel that no window reaches
 // keeps its label. Raises `worst` to the distances.
 template <class S, bool with_colour>
-CAMGUIDE_INLINE void nearest(
-    const Rival* rivals, int64_t count, int64_t row, const Colours& colours, float weight, const int32_t* kept, int32_t* label,
-    typename S::Floats& worst) {
+CAMGUIDE_INLINE void nearest(const Rival* rivals, int64_t count, int64_t row, const Colours& colours, float weight,
+                             const int32_t* kept, int32_t* label, typename S::Floats& worst) {
   using Floats = typename S::Floats;
   using Ints = typename S::Ints;
   for (int64_t x = 0; x < kLanes; x += S::count) {

@@ -2,7 +2,7 @@
 // C++ by the tests, which run the kernels on the CPU: tests/cuda_host supplies what CUDA has built in, this file the rest.
 //
 // Conventions of a kernel that kernels/_cuda.py launches:
-//   - `extern "C" __global__ void [__launch_bounds__(n)] name(` begins a line;
+//   - `extern "C" __global__ void [__launch_bounds__(n)] name(` begins on a line of its own;
 //   - its parameters are pointers (tensors), int (Python ints) and double (Python floats), nothing else;
 //   - types and sizes that change the code are macros, which the launcher defines;
 //   - a lambda's parameters have types (NVRTC takes one with `auto` for a function of the host);

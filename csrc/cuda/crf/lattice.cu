@@ -33,9 +33,10 @@ __device__ __forceinline__ void for_each_quad(int vertices, int copies, int quad
 }
 
 // rows: [copies, capacity] of QUADS; q: [copies, tiles, PIXELS] of QUADS.
-extern "C" __global__ void __launch_bounds__(THREADS) splat(
-    const int* __restrict__ entries, const int* __restrict__ starts, const int* __restrict__ rows, const A* __restrict__ weight,
-    const A* __restrict__ q, A* __restrict__ out, const int* __restrict__ active, int first, int tiles) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    splat(const int* __restrict__ entries, const int* __restrict__ starts, const int* __restrict__ rows,
+          const A* __restrict__ weight, const A* __restrict__ q, A* __restrict__ out, const int* __restrict__ active, int first,
+          int tiles) {
   const int tile = blockIdx.x % tiles, base = tile * D * PIXELS, quads = active_quads(active, first);
   const Quad* const from = reinterpret_cast<const Quad*>(q) + (long long)blockIdx.x * PIXELS * QUADS;
   Quad* const to = reinterpret_cast<Quad*>(out) + (long long)blockIdx.x * D * PIXELS * QUADS;
@@ -51,9 +52,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) splat(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) merge(
-    const int* __restrict__ ordered, const int* __restrict__ uses, const int* __restrict__ ends, const int* __restrict__ count,
-    const A* __restrict__ rows, A* __restrict__ out, const int* __restrict__ active, int first, int capacity, int copies) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge(const int* __restrict__ ordered, const int* __restrict__ uses, const int* __restrict__ ends,
+          const int* __restrict__ count, const A* __restrict__ rows, A* __restrict__ out, const int* __restrict__ active,
+          int first, int capacity, int copies) {
   for_each_quad(*count, copies, active_quads(active, first), [&](int copy, int v, int quad) {
     const Quad* const from = reinterpret_cast<const Quad*>(rows) + (long long)copy * capacity * QUADS + quad;
     Quad sum = {};
@@ -63,9 +65,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) merge(
 }
 
 // neighbours: those of one axis.
-extern "C" __global__ void __launch_bounds__(THREADS) blur(
-    const int* __restrict__ neighbours, const int* __restrict__ count, const A* __restrict__ at, A* __restrict__ out,
-    const int* __restrict__ active, int first, int capacity, int copies, int axis) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    blur(const int* __restrict__ neighbours, const int* __restrict__ count, const A* __restrict__ at, A* __restrict__ out,
+         const int* __restrict__ active, int first, int capacity, int copies, int axis) {
   const Pack<int, 2>* const around = reinterpret_cast<const Pack<int, 2>*>(neighbours) + (long long)axis * capacity;
   for_each_quad(*count, copies, active_quads(active, first), [&](int copy, int v, int quad) {
     const Quad* const from = reinterpret_cast<const Quad*>(at) + (long long)copy * capacity * QUADS + quad;
@@ -81,8 +83,8 @@ __device__ __forceinline__ float inverse_root(float x) { return __frsqrt_rn(x); 
 __device__ __forceinline__ double inverse_root(double x) { return rsqrt(x); }
 
 // D^-1/2 on both sides of the filter, D = diag(L 1), goes into the weights; `ones` is L 1 before its slice.
-extern "C" __global__ void __launch_bounds__(PIXELS) normalise(
-    const int* __restrict__ vertex, const A* __restrict__ ones, A* __restrict__ weight, int H, int W) {
+extern "C" __global__ void __launch_bounds__(PIXELS)
+    normalise(const int* __restrict__ vertex, const A* __restrict__ ones, A* __restrict__ weight, int H, int W) {
   const int across = (W + TILE - 1) / TILE, tile = blockIdx.x % ((H + TILE - 1) / TILE * across);
   const int x = tile % across * TILE + threadIdx.x % TILE, y = tile / across * TILE + threadIdx.x / TILE;
   if (x >= W || y >= H) return;

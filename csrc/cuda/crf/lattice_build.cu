@@ -102,12 +102,12 @@ extern "C" __global__ void embed_image(const float* __restrict__ range, long lon
 }
 
 // Capacities: D * PIXELS rows a tile, as many vertices in all. `vertex` gets the tile's own numbers of vertices, its rows.
-extern "C" __global__ void __launch_bounds__(THREADS) find_vertices(
-    const G* __restrict__ image, const long long* __restrict__ embedding, const float* __restrict__ scale,
-    unsigned long long* __restrict__ keys, int* __restrict__ numbers, int* __restrict__ count, A* __restrict__ weight,
-    int* __restrict__ vertex, int* __restrict__ entries, int* __restrict__ starts, int* __restrict__ rows,
-    int* __restrict__ row_slot, int* __restrict__ vertex_slot, int H, int W, int slots, double sx, double sy, double sr,
-    double sg, double sb) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_vertices(const G* __restrict__ image, const long long* __restrict__ embedding, const float* __restrict__ scale,
+                  unsigned long long* __restrict__ keys, int* __restrict__ numbers, int* __restrict__ count,
+                  A* __restrict__ weight, int* __restrict__ vertex, int* __restrict__ entries, int* __restrict__ starts,
+                  int* __restrict__ rows, int* __restrict__ row_slot, int* __restrict__ vertex_slot, int H, int W, int slots,
+                  double sx, double sy, double sr, double sg, double sb) {
   __shared__ unsigned long long table[SLOTS];
   __shared__ unsigned codes[SLOTS];  // slot << 11 | pixel << 3 | corner
   __shared__ int sums[THREADS / 32], first;
@@ -178,9 +178,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_vertices(
 }
 
 // The vertices that rows and pixels belong to, and how many rows a vertex has; `arrival` tells a vertex's rows apart.
-extern "C" __global__ void __launch_bounds__(THREADS) number_rows(
-    const int* __restrict__ numbers, const int* __restrict__ rows, const int* __restrict__ row_slot, int* __restrict__ vertex,
-    int* __restrict__ row_vertex, int* __restrict__ arrival, int* __restrict__ uses, int H, int W) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    number_rows(const int* __restrict__ numbers, const int* __restrict__ rows, const int* __restrict__ row_slot,
+                int* __restrict__ vertex, int* __restrict__ row_vertex, int* __restrict__ arrival, int* __restrict__ uses,
+                int H, int W) {
   const int base = blockIdx.x * D * PIXELS;
   for (int r = threadIdx.x; r < rows[blockIdx.x]; r += THREADS) {
     const int v = numbers[row_slot[base + r]];
@@ -195,9 +196,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) number_rows(
 }
 
 // ends: inclusive sums of `uses`.
-extern "C" __global__ void __launch_bounds__(THREADS) list_rows(
-    const int* __restrict__ rows, const int* __restrict__ row_vertex, const int* __restrict__ arrival,
-    const int* __restrict__ uses, const int* __restrict__ ends, int* __restrict__ listed) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    list_rows(const int* __restrict__ rows, const int* __restrict__ row_vertex, const int* __restrict__ arrival,
+              const int* __restrict__ uses, const int* __restrict__ ends, int* __restrict__ listed) {
   const int base = blockIdx.x * D * PIXELS;
   for (int r = threadIdx.x; r < rows[blockIdx.x]; r += THREADS) {
     const int v = row_vertex[base + r];
@@ -205,9 +206,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) list_rows(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) order_rows(
-    const int* __restrict__ rows, const int* __restrict__ row_vertex, const int* __restrict__ uses,
-    const int* __restrict__ ends, const int* __restrict__ listed, int* __restrict__ ordered) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    order_rows(const int* __restrict__ rows, const int* __restrict__ row_vertex, const int* __restrict__ uses,
+               const int* __restrict__ ends, const int* __restrict__ listed, int* __restrict__ ordered) {
   const int base = blockIdx.x * D * PIXELS;
   for (int r = threadIdx.x; r < rows[blockIdx.x]; r += THREADS) {
     const int v = row_vertex[base + r], n = uses[v], begin = ends[v] - n;
@@ -218,9 +219,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) order_rows(
 }
 
 // neighbours: [D, capacity, 2], -1 where there is none.
-extern "C" __global__ void __launch_bounds__(THREADS) find_neighbours(
-    const long long* __restrict__ embedding, const unsigned long long* __restrict__ keys, const int* __restrict__ numbers,
-    const int* __restrict__ count, const int* __restrict__ vertex_slot, int* __restrict__ neighbours, int capacity, int slots) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_neighbours(const long long* __restrict__ embedding, const unsigned long long* __restrict__ keys,
+                    const int* __restrict__ numbers, const int* __restrict__ count, const int* __restrict__ vertex_slot,
+                    int* __restrict__ neighbours, int capacity, int slots) {
   long long all = 0;
 #pragma unroll
   for (int i = 0; i < D - 1; ++i) all += embedding[i];

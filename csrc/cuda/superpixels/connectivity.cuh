@@ -42,8 +42,8 @@ __device__ __forceinline__ int head_of_run(bool head) {
 }
 
 // A pixel's parent: where its run along the row begins within the warp.
-extern "C" __global__ void __launch_bounds__(256) find_runs(
-    const int* __restrict__ label, int* __restrict__ parent, int pixels, int W, int blocks) {
+extern "C" __global__ void __launch_bounds__(256)
+    find_runs(const int* __restrict__ label, int* __restrict__ parent, int pixels, int W, int blocks) {
   const Pixel at(pixels, blockIdx.x, blocks);
   const int lane = threadIdx.x % 32;
   label += at.offset;
@@ -53,8 +53,8 @@ extern "C" __global__ void __launch_bounds__(256) find_runs(
 }
 
 // Joins runs to what is left of their warp and above them.
-extern "C" __global__ void __launch_bounds__(256) unite_runs(
-    const int* __restrict__ label, int* parent, int pixels, int W, int blocks) {
+extern "C" __global__ void __launch_bounds__(256)
+    unite_runs(const int* __restrict__ label, int* parent, int pixels, int W, int blocks) {
   const Pixel at(pixels, blockIdx.x, blocks);
   if (!at.inside) return;
   label += at.offset, parent += at.offset;
@@ -80,9 +80,9 @@ extern "C" __global__ void __launch_bounds__(256) find_roots(int* parent, int* _
 
 // group: the root of the component that a pixel's component ends up with. A small one joins what is left of its root, or above;
 // roots fall along the way. roots [B, parts]: in each part; first_size [B], 0 before: pixels of the group of pixel 0.
-extern "C" __global__ void __launch_bounds__(256) find_groups(
-    const int* __restrict__ parent, const int* __restrict__ size, int* __restrict__ group, int* __restrict__ roots,
-    int* __restrict__ first_size, int pixels, int W, int smallest, int parts) {
+extern "C" __global__ void __launch_bounds__(256)
+    find_groups(const int* __restrict__ parent, const int* __restrict__ size, int* __restrict__ group, int* __restrict__ roots,
+                int* __restrict__ first_size, int pixels, int W, int smallest, int parts) {
   const int b = blockIdx.x / parts;
   parent += (long long)b * pixels, size += (long long)b * pixels;
   int found = 0, first = 0;
@@ -105,9 +105,9 @@ extern "C" __global__ void __launch_bounds__(256) find_groups(
 
 // number [B, H * W]: of a root, how many come before it. num [B]: segments of an image. Only the group of pixel 0 can still be
 // small: it takes over another, see relabel.
-extern "C" __global__ void __launch_bounds__(256) number_groups(
-    const int* __restrict__ group, const int* __restrict__ roots, const int* __restrict__ first_size, int* __restrict__ number,
-    int* __restrict__ num, int pixels, int smallest, int parts) {
+extern "C" __global__ void __launch_bounds__(256)
+    number_groups(const int* __restrict__ group, const int* __restrict__ roots, const int* __restrict__ first_size,
+                  int* __restrict__ number, int* __restrict__ num, int pixels, int smallest, int parts) {
   __shared__ int of_warp[8];
   const int b = blockIdx.x / parts, own = blockIdx.x % parts, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // The sum over a block, and over the warps before this one.
@@ -137,9 +137,9 @@ extern "C" __global__ void __launch_bounds__(256) number_groups(
 
 // Groups become their numbers, in place. A group of pixel 0 that is small takes over that of the first pixel outside it, which is
 // number 1.
-extern "C" __global__ void __launch_bounds__(256) relabel(
-    int* __restrict__ group, const int* __restrict__ number, const int* __restrict__ first_size, int pixels, int smallest,
-    int blocks) {
+extern "C" __global__ void __launch_bounds__(256)
+    relabel(int* __restrict__ group, const int* __restrict__ number, const int* __restrict__ first_size, int pixels,
+            int smallest, int blocks) {
   const Pixel at(pixels, blockIdx.x, blocks);
   if (!at.inside) return;
   int& mine = group[at.offset + at.i];

@@ -2,8 +2,8 @@
 #pragma once
 
 // Marks the neighbours among the labels from `base` on, 32 a word.
-__device__ __forceinline__ void mark_neighbours(
-    const int* segments, int superpixel, const Bounds& bounds, int H, int W, int base, int words, unsigned* marked) {
+__device__ __forceinline__ void mark_neighbours(const int* segments, int superpixel, const Bounds& bounds, int H, int W,
+                                                int base, int words, unsigned* marked) {
   for (int i = threadIdx.x; i < words; i += blockDim.x) marked[i] = 0;
   __syncthreads();
   const auto mark = [&](int label) {

@@ -8,9 +8,10 @@ __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
 // means [B, N, 3] Lab, 0 where there is no pixel. `words` at a time of the bits of N labels are in shared memory.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 8) find_nodes(
-    const Image* __restrict__ image, const int* __restrict__ segments, const int* __restrict__ bounds, int* __restrict__ counts,
-    double* __restrict__ means, int* __restrict__ degrees, int N, int H, int W, int words) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 8)
+    find_nodes(const Image* __restrict__ image, const int* __restrict__ segments, const int* __restrict__ bounds,
+               int* __restrict__ counts, double* __restrict__ means, int* __restrict__ degrees, int N, int H, int W,
+               int words) {
   DYNAMIC_SHARED(bytes);
   unsigned* const marked = reinterpret_cast<unsigned*>(bytes);
   __shared__ double shared[WARPS * 5];
@@ -42,8 +43,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8) find_nodes(
 }
 
 // degrees [B, N] -> offsets [B, N + 1]. A block an image.
-extern "C" __global__ void __launch_bounds__(512) find_offsets(
-    const int* __restrict__ degrees, int* __restrict__ offsets, int N) {
+extern "C" __global__ void __launch_bounds__(512)
+    find_offsets(const int* __restrict__ degrees, int* __restrict__ offsets, int N) {
   __shared__ int of_warp[32];
   degrees += (long long)blockIdx.x * N, offsets += (long long)blockIdx.x * (N + 1);
   int total = 0;
@@ -56,10 +57,10 @@ extern "C" __global__ void __launch_bounds__(512) find_offsets(
 }
 
 // Eq. 14-15. The largest exponent of a row cancels; without it no row underflows to 0 / 0.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 8) find_edges(
-    const int* __restrict__ segments, const int* __restrict__ bounds, const double* __restrict__ means,
-    const int* __restrict__ offsets, int* neighbours, A* __restrict__ transition, int N, int H, int W, int slots, int words,
-    double sigma, int squared) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 8)
+    find_edges(const int* __restrict__ segments, const int* __restrict__ bounds, const double* __restrict__ means,
+               const int* __restrict__ offsets, int* neighbours, A* __restrict__ transition, int N, int H, int W, int slots,
+               int words, double sigma, int squared) {
   DYNAMIC_SHARED(bytes);
   unsigned* const marked = reinterpret_cast<unsigned*>(bytes);
   __shared__ int of_warp[32];

@@ -8,8 +8,8 @@ struct Bounds {  // of the pixels of a superpixel, the ends outside; all 0 witho
 };
 
 // bounds [B, N, 4], 0 before: the greatest H - y, y + 1, W - x and x + 1. A thread is a pixel; the first of a run acts for all.
-extern "C" __global__ void __launch_bounds__(256) find_bounds(
-    const int* __restrict__ segments, int* __restrict__ bounds, int N, int H, int W, int blocks) {
+extern "C" __global__ void __launch_bounds__(256)
+    find_bounds(const int* __restrict__ segments, int* __restrict__ bounds, int N, int H, int W, int blocks) {
   const int pixels = H * W, b = blockIdx.x / blocks, lane = threadIdx.x % 32;
   const long long at = (long long)(blockIdx.x % blocks) * blockDim.x + threadIdx.x;
   const bool inside = at < pixels;

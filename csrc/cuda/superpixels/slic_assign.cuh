@@ -21,7 +21,9 @@ struct alignas(16) Rival {
 };
 
 // How far m lies outside of [low, high].
-__device__ __forceinline__ float outside(float m, float low, float high) { return fmaxf(fmaxf(sub(low, m), sub(m, high)), 0.0f); }
+__device__ __forceinline__ float outside(float m, float low, float high) {
+  return fmaxf(fmaxf(sub(low, m), sub(m, high)), 0.0f);
+}
 
 __device__ __forceinline__ float square_in_window(float at, float mean, float floor, float window) {
   const float d = sub(at, mean);
@@ -33,16 +35,15 @@ __device__ __forceinline__ float distance(float spatial, float dL, float da, flo
 }
 
 struct Tile {
-  int top, left;                       // of its first pixel
-  float bottom, right;                 // of its last one inside the image
-  float low[3], high[3];               // least and greatest L, a, b
-  float L[ROWS], a[ROWS], b[ROWS];     // of this lane's column; beyond the image its last pixels again
+  int top, left;                    // of its first pixel
+  float bottom, right;              // of its last one inside the image
+  float low[3], high[3];            // least and greatest L, a, b
+  float L[ROWS], a[ROWS], b[ROWS];  // of this lane's column; beyond the image its last pixels again
 };
 
 // The nearest so far of this lane's pixels; ascending rivals, so that the first of equals stays.
-__device__ __forceinline__ void consider(
-    const Rival* rivals, int count, const Tile& tile, float x, float x_window, float weight, float (&best)[ROWS],
-    int (&own)[ROWS]) {
+__device__ __forceinline__ void consider(const Rival* rivals, int count, const Tile& tile, float x, float x_window,
+                                         float weight, float (&best)[ROWS], int (&own)[ROWS]) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const Rival r = rivals[i];
@@ -60,8 +61,8 @@ __device__ __forceinline__ void consider(
 
 // Moves the pixels whose bit is set in `arrived` to the sums of `own`, those in `left` away from the sums of `was`, one centre
 // after the other. The sums of 256 colours of less than 2^23 steps fit in 32 bits.
-__device__ __forceinline__ void move(
-    const Tile& tile, const int (&own)[ROWS], const int (&was)[ROWS], unsigned arrived, unsigned left, unsigned long long* sums) {
+__device__ __forceinline__ void move(const Tile& tile, const int (&own)[ROWS], const int (&was)[ROWS], unsigned arrived,
+                                     unsigned left, unsigned long long* sums) {
   const int lane = threadIdx.x % 32;
   for (unsigned lanes; (lanes = __ballot_sync(FULL_WARP, (arrived | left) != 0));) {
     int any = 0;
@@ -95,10 +96,10 @@ __device__ __forceinline__ void move(
 
 // colours [B, 3, H * W], centres and boxes as update_centres leaves them; limits [B, tiles], label [B, H * W] and sums [B, n, 6]
 // from pass to pass. A pixel that no window reaches keeps its label, which is 0 before the first pass.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) assign(
-    const float* __restrict__ colours, const float* __restrict__ centres, const int* __restrict__ boxes,
-    float* __restrict__ limits, int* __restrict__ label, unsigned long long* __restrict__ sums, int B, int H, int W, int n,
-    int chunks, int y_reach, int x_reach, double weight_of_colour, int first) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
+    assign(const float* __restrict__ colours, const float* __restrict__ centres, const int* __restrict__ boxes,
+           float* __restrict__ limits, int* __restrict__ label, unsigned long long* __restrict__ sums, int B, int H, int W,
+           int n, int chunks, int y_reach, int x_reach, double weight_of_colour, int first) {
   __shared__ Rival shared[WARPS][CAPACITY];
   Rival* const rivals = shared[threadIdx.x / 32];
   const int lane = threadIdx.x % 32, across = (W - 1) / 32 + 1, down = (H - 1) / ROWS + 1;
@@ -122,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) assign(
   }
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    const float(&v)[ROWS] = c == 0 ? tile.L : c == 1 ? tile.a : tile.b;
+    const float (&v)[ROWS] = c == 0 ? tile.L : c == 1 ? tile.a : tile.b;
     float low = v[0], high = v[0];
 #pragma unroll
     for (int row = 1; row < ROWS; ++row) low = fminf(low, v[row]), high = fmaxf(high, v[row]);
@@ -149,9 +150,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) assign(
         const int k = (first_box + __ffs(near) - 1) * 32 + lane;
         const Centre c = own_centres[k];
         const float dy = outside(c.y, top, tile.bottom), dx = outside(c.x, left, tile.right);
-        const float lower = distance(
-            add(mul(dy, dy), mul(dx, dx)), outside(c.L, tile.low[0], tile.high[0]), outside(c.a, tile.low[1], tile.high[1]),
-            outside(c.b, tile.low[2], tile.high[2]), weight);
+        const float lower = distance(add(mul(dy, dy), mul(dx, dx)), outside(c.L, tile.low[0], tile.high[0]),
+                                     outside(c.a, tile.low[1], tile.high[1]), outside(c.b, tile.low[2], tile.high[2]), weight);
         const bool chosen = outside(c.floor_y, top, tile.bottom) <= (float)y_window &&
                             outside(c.floor_x, left, tile.right) <= (float)x_window && lower <= limit;
         const unsigned votes = __ballot_sync(FULL_WARP, chosen);

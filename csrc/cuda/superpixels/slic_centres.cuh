@@ -12,9 +12,9 @@ struct alignas(16) Box {  // of the floors of 32 centres; empty if none of them 
 
 // sums [B, n, 6]: count, y, x, L, a, b. -> centres [B, chunks * 32, 8], boxes [B, chunks, 4]. In the first pass the centres are
 // the seeds, and the sums begin at 0.
-extern "C" __global__ void __launch_bounds__(128) update_centres(
-    unsigned long long* __restrict__ sums, float* __restrict__ centres, int* __restrict__ boxes, int B, int n, int chunks,
-    int y_start, int y_step, int x_start, int x_step, int x_count, int first) {
+extern "C" __global__ void __launch_bounds__(128)
+    update_centres(unsigned long long* __restrict__ sums, float* __restrict__ centres, int* __restrict__ boxes, int B, int n,
+                   int chunks, int y_start, int y_step, int x_start, int x_step, int x_count, int first) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, chunk = at / 32;
   if (chunk >= (long long)B * chunks) return;  // whole warps
   const int k = chunk % chunks * 32 + at % 32;
@@ -39,8 +39,7 @@ extern "C" __global__ void __launch_bounds__(128) update_centres(
   reinterpret_cast<Centre*>(centres)[at] = {
       alive ? (float)y : nowhere, alive ? (float)x : nowhere, mean[1], mean[2], mean[3], mean[4], mean[5], 0};
   constexpr int far = 0x7FFFFFFF;
-  const Box box = {
-      __reduce_min_sync(FULL_WARP, alive ? y : far), __reduce_max_sync(FULL_WARP, alive ? y : -far),
-      __reduce_min_sync(FULL_WARP, alive ? x : far), __reduce_max_sync(FULL_WARP, alive ? x : -far)};
+  const Box box = {__reduce_min_sync(FULL_WARP, alive ? y : far), __reduce_max_sync(FULL_WARP, alive ? y : -far),
+                   __reduce_min_sync(FULL_WARP, alive ? x : far), __reduce_max_sync(FULL_WARP, alive ? x : -far)};
   if (at % 32 == 0) reinterpret_cast<Box*>(boxes)[chunk] = box;
 }

@@ -34,8 +34,8 @@ __device__ __forceinline__ Value value_of(G x) {
 
 // range [B, 2]: the highest rank of an image's values, and of their complements; 0 before. `size` values an image, `part` of them
 // a block.
-extern "C" __global__ void __launch_bounds__(256) image_range(
-    const Image* __restrict__ image, Rank<Value>::type* __restrict__ range, int size, int part) {
+extern "C" __global__ void __launch_bounds__(256)
+    image_range(const Image* __restrict__ image, Rank<Value>::type* __restrict__ range, int size, int part) {
   typedef Rank<Value>::type R;
   const int parts = (size - 1) / part + 1;
   const int b = blockIdx.x / parts, begin = blockIdx.x % parts * part, end = begin + min(part, size - begin);
@@ -54,13 +54,13 @@ extern "C" __global__ void __launch_bounds__(256) image_range(
 }
 
 // Stretches the values to [0, 1] by their range and undoes the gamma; -> colours [B, 3, H * W].
-extern "C" __global__ void __launch_bounds__(256) find_colours(
-    const Image* __restrict__ image, const Rank<Value>::type* __restrict__ range, float* __restrict__ colours, int B,
-    int pixels) {
+extern "C" __global__ void __launch_bounds__(256)
+    find_colours(const Image* __restrict__ image, const Rank<Value>::type* __restrict__ range, float* __restrict__ colours,
+                 int B, int pixels) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, b = at / pixels;
   if (b >= B) return;
   const int i = at % pixels;
-  const Value low = of_rank((Rank<Value>::type)~range[2 * b + 1]), high = of_rank(range[2 * b]);
+  const Value low = of_rank((Rank<Value>::type) ~range[2 * b + 1]), high = of_rank(range[2 * b]);
   const Value span = high > low ? sub(high, low) : (Value)1;
   float rgb[3];
 #pragma unroll

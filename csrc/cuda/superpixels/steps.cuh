@@ -8,15 +8,15 @@ typedef TARGET_TYPE T;
 typedef TRANSITION_TYPE P;
 typedef Wide<T>::type A;
 
-constexpr int GROUP = 4;             // maps
-constexpr int AT_ONCE = 2 * GROUP;   // whose means a block finds: enough loads under way
+constexpr int GROUP = 4;            // maps
+constexpr int AT_ONCE = 2 * GROUP;  // whose means a block finds: enough loads under way
 
 typedef Pack<A, GROUP> Maps;
 
 // Eq. 13.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 6) find_means(
-    const T* __restrict__ target, const int* __restrict__ segments, const int* __restrict__ bounds,
-    const int* __restrict__ counts, A* __restrict__ u, int K, int N, int H, int W, int groups) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 6)
+    find_means(const T* __restrict__ target, const int* __restrict__ segments, const int* __restrict__ bounds,
+               const int* __restrict__ counts, A* __restrict__ u, int K, int N, int H, int W, int groups) {
   __shared__ double shared[WARPS * AT_ONCE];
   const int s = blockIdx.x % N, pairs = (groups + 1) / 2, pair = blockIdx.x / N % pairs, first = pair * AT_ONCE;
   const long long b = blockIdx.x / N / pairs, pixels = (long long)H * W;
@@ -48,9 +48,9 @@ __device__ __forceinline__ Maps step(const Maps* u, int s, const int* offsets, c
 }
 
 // All steps of one group, in place; shared memory: 2 N Maps.
-extern "C" __global__ void __launch_bounds__(512, 1) walk_in_shared(
-    A* __restrict__ u, const int* __restrict__ offsets, const int* __restrict__ neighbours, const P* __restrict__ transition,
-    int N, int groups, int slots, int iterations) {
+extern "C" __global__ void __launch_bounds__(512, 1)
+    walk_in_shared(A* __restrict__ u, const int* __restrict__ offsets, const int* __restrict__ neighbours,
+                   const P* __restrict__ transition, int N, int groups, int slots, int iterations) {
   DYNAMIC_SHARED(bytes);
   Maps* from = reinterpret_cast<Maps*>(bytes);
   Maps* to = from + N;
@@ -69,9 +69,9 @@ extern "C" __global__ void __launch_bounds__(512, 1) walk_in_shared(
 }
 
 // One step of all groups; a thread is a node of one.
-extern "C" __global__ void __launch_bounds__(256) walk_one_step(
-    const A* __restrict__ u, A* __restrict__ next, const int* __restrict__ offsets, const int* __restrict__ neighbours,
-    const P* __restrict__ transition, int B, int N, int groups, int slots) {
+extern "C" __global__ void __launch_bounds__(256)
+    walk_one_step(const A* __restrict__ u, A* __restrict__ next, const int* __restrict__ offsets,
+                  const int* __restrict__ neighbours, const P* __restrict__ transition, int B, int N, int groups, int slots) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, group = at / N, b = group / groups;
   if (b >= B) return;
   const Maps* const own = reinterpret_cast<const Maps*>(u) + group * N;
@@ -80,9 +80,8 @@ extern "C" __global__ void __launch_bounds__(256) walk_one_step(
 }
 
 // Gives each pixel the values of its superpixel.
-extern "C" __global__ void __launch_bounds__(256) spread(
-    const A* __restrict__ u, const int* __restrict__ segments, T* __restrict__ out, int B, int K, int N, int H, int W,
-    int groups) {
+extern "C" __global__ void __launch_bounds__(256) spread(const A* __restrict__ u, const int* __restrict__ segments,
+                                                         T* __restrict__ out, int B, int K, int N, int H, int W, int groups) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, pixels = (long long)H * W, b = at / pixels;
   if (b >= B) return;
   const Maps* const own = reinterpret_cast<const Maps*>(u) + b * groups * N + segments[at];
