@@ -1,34 +1,23 @@
-"""slic: scikit-image's labels, and the connectivity rule."""
+"""slic: scikit-image's labels, and the function's arguments."""
 
 import math
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.io import imread
-from skimage.measure import label as measure_label
 from skimage.segmentation import slic as skimage_slic
 from skimage.util import regular_grid
+from support.slic import PICTURES, crop, raw, tensor
 
-from camguide_fast import ops, reference
+from camguide_fast import ops
 from camguide_fast.reference._lab import lab
-from camguide_fast.reference.slic import _components, _merge_small, seed_grid
+from camguide_fast.reference.slic import seed_grid
 
-PICTURES = ["astronaut", "chelsea", "coffee", "rocket"]
 VOC_COUNT = 20  # images
-
-
-def tensor(picture: np.ndarray) -> torch.Tensor:  # [H, W, 3] -> [1, 3, H, W]
-    return torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
-
-
-def crop(name: str, height: int = 256, width: int = 256) -> np.ndarray:
-    picture = getattr(skimage.data, name)()
-    return picture[20 : 20 + height, 120 : 120 + width]
 
 
 def peer(picture: np.ndarray, n_segments: int, compactness: float = 10.0, iterations: int = 10) -> np.ndarray:
@@ -41,10 +30,6 @@ def peer(picture: np.ndarray, n_segments: int, compactness: float = 10.0, iterat
         enforce_connectivity=False,
         channel_axis=-1,
     )
-
-
-def raw(image: torch.Tensor, n_segments: int, **settings) -> np.ndarray:
-    return ops.slic(image, n_segments, min_size_factor=0, **settings)[0].numpy()
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -210,123 +195,6 @@ def test_batch_is_image_by_image():
     for i in range(len(images)):
         assert torch.equal(together[i : i + 1], ops.slic(images[i : i + 1], 40))
     assert torch.equal(ops.slic(images, 40), together)
-
-
-SPREAD = [  # height, width, n_segments, compactness, iterations, min_size_factor
-    (1, 1, 1, 10.0, 10, 0.5),
-    (1, 37, 5, 10.0, 10, 0.5),
-    (61, 1, 61, 10.0, 3, 0.5),
-    (16, 64, 12, 10.0, 10, 0.0),
-    (17, 65, 12, 10.0, 10, 0.5),
-    (15, 63, 300, 1.0, 10, 0.5),
-    (90, 131, 1, 10.0, 2, 0.5),
-    (90, 131, 2, 0.05, 10, 0.0),
-    (90, 131, 40, 0.05, 10, 0.25),
-    (90, 131, 40, 1e6, 10, 2.0),
-    (40, 50, 2000, 10.0, 4, 0.5),
-    (40, 50, 1999, 3.0, 4, 0.0),
-    (12, 150, 9, 10.0, 10, 0.5),
-    (200, 33, 70, 20.0, 1, 0.5),
-    (131, 129, 60, 10.0, 4, 0.5),
-    (65, 64, 30, 0.3, 5, 1.0),
-]
-
-
-@pytest.mark.parametrize("case", SPREAD, ids=str)
-@pytest.mark.parametrize("kind", ["photo", "noise", "black and white"])
-def test_native_equals_twin(case, kind):
-    """Bit for bit: through windows, ties, empty centres, blocks cut by the border."""
-    height, width, *settings = case
-    image = {
-        "photo": tensor(crop("chelsea", height, width)),
-        "noise": torch.rand(2, 3, height, width),
-        "black and white": torch.randint(0, 2, (1, 1, height, width), dtype=torch.uint8).mul(255).expand(-1, 3, -1, -1),
-    }[kind]
-    both = zip(ops.slic(image, *settings, return_num=True), reference.slic(image, *settings), strict=True)
-    assert all(torch.equal(ours, twin) for ours, twin in both)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_native_equals_twin_in_every_dtype(dtype):
-    image = (torch.randn(2, 3, 35, 50, dtype=torch.float64) * 3).to(dtype)
-    assert torch.equal(ops.slic(image, 20), reference.slic(image, 20, 10.0, 10, 0.5)[0])
-
-
-def test_every_colour_equals_twin():
-    """Each of the 256 values in each channel, stretched and not."""
-    ramp = torch.arange(256, dtype=torch.uint8)
-    image = torch.stack([ramp, ramp.flip(0), ramp.roll(100)])[None, :, None]
-    for picture in (image, image.transpose(2, 3), ramp.expand(1, 3, 1, 256), (image * 0.7 + 11).to(torch.uint8)):
-        assert torch.equal(ops.slic(picture, 30), reference.slic(picture, 30, 10.0, 10, 0.5)[0])
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_threads_do_not_matter(same_bits_on_any_threads, batch):
-    images = torch.cat([tensor(crop(name, 200, 180)) for name in PICTURES[:batch]])
-    same_bits_on_any_threads(lambda: [ops.slic(images, 150, min_size_factor=factor) for factor in (0.5, 0)])
-
-
-def test_large_photograph():
-    if ops.backends()["slic"]["cpu"].backend != "native":
-        pytest.skip("minutes without the C++ extension")
-    photo = Image.fromarray(skimage.data.coffee()).resize((2500, 1500))
-    image = tensor(np.array(photo))
-    segments = ops.slic(image, 5000)[0]
-    rows, columns = seed_grid(1500, 2500, 5000).count
-    sizes = torch.bincount(segments.flatten())
-    assert int(sizes.min()) >= int(0.5 * 1500 * 2500 / (rows * columns))
-    assert 4000 < len(sizes) <= ops.max_segments(1500, 2500, 5000)
-    assert measure_label(segments.numpy() + 1, connectivity=1).max() == len(sizes)
-
-
-@pytest.mark.parametrize("compactness", [0.3, 10.0])
-def test_segments_are_connected_consecutive_and_large(compactness):
-    picture = crop("coffee", 200, 180)
-    segments = ops.slic(tensor(picture), 120, compactness)[0].numpy()
-    rows, columns = seed_grid(200, 180, 120).count
-    smallest = int(0.5 * 200 * 180 / (rows * columns))
-    sizes = np.bincount(segments.ravel())
-    assert sizes.min() >= smallest
-    for label in range(len(sizes)):
-        assert ndimage.label(segments == label)[1] == 1
-    _, first = np.unique(segments, return_index=True)
-    assert (np.diff(first) > 0).all()  # numbered by their first pixel
-
-
-def test_large_segments_are_left_alone():
-    """Where no component is small, connectivity only numbers them anew."""
-    image = torch.zeros(1, 3, 40, 40)
-    before, after = raw(image, 16), ops.slic(image, 16)[0].numpy()
-    assert len(np.unique(before * 1000 + after)) == len(np.unique(before)) == len(np.unique(after)) == 16
-
-
-def test_components_by_another_algorithm():
-    labels = torch.randint(0, 2, (61, 47))
-    ours = _components(labels).numpy()
-    theirs = np.zeros_like(ours)
-    for value in (0, 1):
-        component, n = ndimage.label(labels.numpy() == value)
-        for i in range(1, n + 1):
-            theirs[component == i] = np.flatnonzero(component == i)[0]
-    np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    "labels, smallest, expected",
-    [
-        ([[0, 0, 1, 2, 2]], 2, [[0, 0, 0, 1, 1]]),  # to the left
-        ([[0, 0, 0], [1, 2, 2]], 2, [[0, 0, 0], [0, 1, 1]]),  # at the left border: up
-        ([[0, 0, 1, 2, 3, 3]], 2, [[0, 0, 0, 0, 1, 1]]),  # a chain of two
-        ([[9, 1, 1, 1]], 2, [[0, 0, 0, 0]]),  # the first one: to the first pixel outside
-        ([[9, 8, 1, 1]], 2, [[0, 0, 1, 1]]),  # the first one has grown enough
-        ([[9, 8, 1, 1, 1]], 3, [[0, 0, 0, 0, 0]]),  # or not
-        ([[9], [1], [1], [2], [2]], 2, [[0], [0], [0], [1], [1]]),
-        ([[0, 1, 0, 1]], 0, [[0, 1, 2, 3]]),  # equal labels apart are components of their own
-        ([[3, 4], [5, 6]], 100, [[0, 0], [0, 0]]),  # an image below the minimum
-    ],
-)
-def test_merging_by_hand(labels, smallest, expected):
-    assert _merge_small(_components(torch.tensor(labels)), smallest).tolist() == expected
 
 
 def test_opcheck_and_compile():

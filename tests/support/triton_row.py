@@ -29,7 +29,8 @@ def compile_launches(calls: str) -> None:
     """Runs `calls` in a process of its own (the interpreter replaces the compiler in this one), where to launch a
     kernel means to compile it for every GPU, with the types and constants of the launch."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import triton_row; triton_row.compile_instead()\n{calls}"
+    start = "from support import triton_row; triton_row.compile_instead()"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; {start}\n{calls}"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
