@@ -2,8 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import waiting
+
+if TYPE_CHECKING:
+    from . import compat, layers, losses, ops, reference
 
 __version__ = "0.1.0"
 __all__ = ["compat", "layers", "losses", "ops", "reference"]

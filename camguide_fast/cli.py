@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import tyro
 
 from .errors import UserError
+
+Args = TypeVar("Args")
 
 
 def run_cli(function: Callable[[], object]) -> None:
@@ -29,11 +32,13 @@ def option(metavar: str, default: str = "required"):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
 
 
-def parse(kind: type, command: str, default: object = None):
+def parse(kind: type[Args], command: str, default: Args | None = None) -> Args:
     """An instance of the dataclass `kind`, from the command line of `python -m camguide_fast.<command>`; what is not
     named there is from `default`."""
     single_flags = (tyro.conf.FlagCreatePairsOff,)  # --overlay without --no-overlay
-    described = dict(description=kind.__doc__, prog=f"python -m camguide_fast.{command}", config=single_flags)
+    described: dict[str, Any] = dict(
+        description=kind.__doc__, prog=f"python -m camguide_fast.{command}", config=single_flags
+    )
     return tyro.cli(kind, **described) if default is None else tyro.cli(kind, default=default, **described)
 
 

@@ -3,11 +3,12 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Replaces `path` by `data` in one step that survives a crash at any moment."""
     path = Path(path)
     try:
@@ -30,7 +31,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except OSError as error:

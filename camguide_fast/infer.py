@@ -11,7 +11,7 @@ refined the walk's. Masks and scores that are there already, made from the same 
 import argparse
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import tyro
 
@@ -26,6 +26,7 @@ from .config.checks import check_settings
 from .data import Split, Workers, find_tag_file, open_images, with_tags
 from .errors import UserError
 from .files import read_json
+from .models import AffinityNet
 from .models.checkpoint import ModelCard, load_model
 from .runs.settings import (
     SCALES_OPTION,
@@ -93,7 +94,10 @@ def infer(args: Args) -> None:
     _check(args)
     device = pick_device(args.device)
     affinity = load_model(_affinity(args), device, affinity=True) if args.stage != "cam" else None
-    model, card = load_model(args.checkpoint, device) if args.checkpoint else (None, affinity[1])
+    if args.checkpoint is not None:
+        model, card = load_model(args.checkpoint, device)
+    else:
+        model, card = None, cast(tuple[AffinityNet, ModelCard], affinity)[1]  # --cams need one
     if affinity and affinity[1].classes != card.classes:
         raise UserError(f"{_affinity(args)}: its classes ({', '.join(affinity[1].classes)}) are not the checkpoint's")
     thresholds, chosen = _thresholds(args, card)
@@ -104,7 +108,7 @@ def infer(args: Args) -> None:
     if labels == "given" and model is not None:
         split = _tagged(args, split)
     settings = CamSettings(labels=labels, max_side=args.max_side)
-    if model is not None:
+    if model is not None and args.checkpoint is not None:
         scales = args.scales if args.scales is not None else run_scales(args.checkpoint)
         amp = run_amp(args.checkpoint, card.stage, device)
         settings = replace(settings, scales=scales, flip=run_flip(args.checkpoint), amp=amp)
@@ -112,7 +116,7 @@ def infer(args: Args) -> None:
 
     def cams_of(todo: Split) -> NetworkCams | SavedCams:
         if model is None:
-            return SavedCams(todo, args.cams, args.workers, args.skip_bad)
+            return SavedCams(todo, cast(Path, args.cams), args.workers, args.skip_bad)
         return NetworkCams(model, card, todo, settings, args.workers, args.skip_bad)
 
     edge_amp = run_amp(_affinity(args), "affinity", device) if affinity else False
@@ -163,7 +167,7 @@ def _check(args: Args) -> None:
 
 
 def _affinity(args: Args) -> Path:
-    return args.affinity or args.checkpoint.parent / "affinity.safetensors"
+    return args.affinity or cast(Path, args.checkpoint).parent / "affinity.safetensors"
 
 
 def _tagged(args: Args, split: Split) -> Split:
@@ -190,7 +194,7 @@ def _thresholds(args: Args, card: ModelCard) -> tuple[float | tuple[float, ...],
     if args.thresholds is not None:
         return fitted_thresholds(args.thresholds, stage, card.classes)
     default = DEFAULT_THRESHOLD if args.stage == "cam" else args.walk.threshold
-    if args.cams is not None:  # another method's: what was fitted on the run's own says nothing about them
+    if args.checkpoint is None:  # another method's CAMs: what was fitted on the run's own says nothing about them
         return default, f"{default}, the default"
     path = run_folder(args.checkpoint) / "thresholds.json"
     if not path.is_file():

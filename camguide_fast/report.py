@@ -30,14 +30,14 @@ class Args:
 
 def main() -> None:
     args = parse(Args, "report")
-    if (args.run_dir is None) == (args.superpixels is None):
-        raise UserError("give the folder of a run, or --superpixels IMAGE" + (", not both" if args.run_dir else ""))
-    if args.superpixels:
+    if args.superpixels and not args.run_dir:
         print(write_superpixels(args.superpixels, args.out))
-    elif args.out:
-        raise UserError("--out goes with --superpixels; a run's page is written to RUN_DIR/report.html")
-    else:
+    elif args.run_dir and not args.superpixels:
+        if args.out:
+            raise UserError("--out goes with --superpixels; a run's page is written to RUN_DIR/report.html")
         print(write_report(args.run_dir))
+    else:
+        raise UserError("give the folder of a run, or --superpixels IMAGE" + (", not both" if args.run_dir else ""))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -74,6 +74,8 @@ class ImageMasks:
     ):
         self.split, self.out, self.source, self.recipe, self.cam_dir = split, out, source, recipe, cam_dir
         self.net, self.overlays, self.scores = affinity[0] if affinity else None, overlays, scores
+        if (recipe.stage == "cam") != (affinity is None):
+            raise ValueError(f"affinity: the stage {recipe.stage!r} takes {'no' if affinity else 'an'} AffinityNet")
         edges = [recipe.walk, recipe.edge_amp, weights_digest(*affinity)] if affinity else []
         self.made_from = [recipe.stage, recipe.thresholds, recipe.closing, scores, *made_from, *edges]
 
@@ -101,7 +103,7 @@ class ImageMasks:
         if self.net is not None:
             made = walk_image(self.net, made, recipe.walk, amp=recipe.edge_amp)
         if recipe.stage == "final":
-            device = next(self.net.parameters()).device
+            device = next(cast(AffinityNet, self.net).parameters()).device  # it has made the walk
             mask, made = _final(made, recipe.thresholds, recipe.walk.crf, device)
         else:
             mask = label_map(made.cam, made.keys, recipe.thresholds)

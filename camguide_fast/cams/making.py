@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..data import FullImages, Record, Split, Workers
 from ..errors import DataError, UserError
+from ..models import CamNet
 from ..models.checkpoint import ModelCard
 from .cam_files import BROKEN, ImageCams, images_only, save_cam
 from .multi_scale import MAX_SIDE, SCALES, mean_logits, merge_maps, scale_maps
@@ -56,14 +57,14 @@ class CamReport:
     skipped: list[str] = field(default_factory=list)  # broken
 
 
-def each_cam(model: nn.Module, card: ModelCard, images: FullImages, settings: CamSettings) -> Iterator[ImageCams]:
+def each_cam(model: CamNet, card: ModelCard, images: FullImages, settings: CamSettings) -> Iterator[ImageCams]:
     """The CAMs of each readable image, in order.
 
     With predicted labels an image in which no class exceeds its threshold has no CAMs: it is all background.
     Maps that are not finite are a UserError.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] stubs lack it
     for item in images:
         image = item["image"].to(device, non_blocking=True)  # [3, H, W]
 
@@ -91,7 +92,7 @@ class NetworkCams:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CamNet,
         card: ModelCard,
         split: Split,
         settings: CamSettings,
@@ -110,7 +111,7 @@ class NetworkCams:
 
 
 def write_cams(
-    model: nn.Module,
+    model: CamNet,
     card: ModelCard,
     split: Split,
     out_dir: Path,

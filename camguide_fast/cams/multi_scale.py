@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..models import STRIDE, CamGuideNet, logits
+from ..models import STRIDE, CamGuideNet, CamNet, logits
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 MAX_SIDE = 640
 """Larger images are shrunk to this long side before the scales apply: the largest that training shows."""
 
 
-def class_maps(model: nn.Module, image: Tensor) -> Tensor:
+def class_maps(model: CamNet, image: Tensor) -> Tensor:
     """Raw class maps of images, at the network's own resolution.
 
     Args:
@@ -30,7 +30,7 @@ def class_maps(model: nn.Module, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scale_maps(
-    model: nn.Module,
+    model: CamNet,
     image: Tensor,
     scale: float,
     *,
@@ -64,7 +64,7 @@ def scale_maps(
 
 
 @torch.no_grad()
-def merge_maps(maps: Sequence[Tensor], present: Sequence[int], size: tuple[int, int]) -> Tensor:
+def merge_maps(maps: Sequence[Tensor], present: Sequence[int], size: Sequence[int]) -> Tensor:
     """CAMs of the present classes: ReLU, sum over mirror images and scales, each over its own maximum + 1e-5.
 
     Args:
@@ -85,7 +85,7 @@ def merge_maps(maps: Sequence[Tensor], present: Sequence[int], size: tuple[int, 
 
 
 def multi_scale_cam(
-    model: nn.Module,
+    model: CamNet,
     image: Tensor,
     present: Sequence[int],
     scales: Sequence[float] = SCALES,

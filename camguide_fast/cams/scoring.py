@@ -110,12 +110,13 @@ def make_row(
 ) -> Row:
     """A row as `results` describes it."""
     by_class = zip(("background", *split.classes), iou(confusion), strict=True)
+    named = dict(zip(split.classes, thresholds, strict=True)) if isinstance(thresholds, tuple) else thresholds
     return {
         "stage": stage,
         "split": split.name,
         "labels": labels,
         "threshold_mode": mode,
-        "thresholds": thresholds if mode == "global" else dict(zip(split.classes, thresholds, strict=True)),
+        "thresholds": named,
         "fitted_on": fitted_on,
         "images": images,
         "miou": round(100 * float(mean_iou(confusion)), 3),

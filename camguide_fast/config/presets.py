@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from .settings import (
     Affinity,
@@ -59,31 +60,36 @@ def small() -> Config:
     starts at. Its targets are not closed, which over three seeds made no difference (ResNet-18).
     """
     sgd = Optimizer("sgd", lr=0.003)
-    shared = dict(batch_size=16, batchnorm="eval-loaded", average=0.97)
-    classify = Classification(epochs=5, optimizer=sgd, **shared | {"average": 0.99})
+    classify = Classification(epochs=5, batch_size=16, optimizer=sgd, batchnorm="eval-loaded", average=0.99)
     return Config(
         data=Data(crop=224, long_side=(224, 400)),
         network=Network(student="efficientnet_lite0", teacher="efficientnet_lite0", dropout=0.0),
         baseline=classify,
         teacher=classify,
-        stage1=Distillation(epochs=4, optimizer=sgd, cls_loss="hinge", **shared),
+        stage1=Distillation(
+            epochs=4, batch_size=16, optimizer=sgd, cls_loss="hinge", batchnorm="eval-loaded", average=0.97
+        ),
         stage2=Distillation(
             epochs=1,
+            batch_size=16,
             optimizer=sgd,
             lambda_cls=0.0,
             lambda_reg=1.0,
             teacher_scales=(1.0, 1.5),
-            **shared | {"batchnorm": "eval", "average": 0.95},
+            batchnorm="eval",
+            average=0.95,
         ),
         stage3=Refinement(
             epochs=2,
+            batch_size=8,
             crop=320,
             long_side=(320, 560),
             optimizer=Optimizer("adam", lr=5e-5, new_scale=30),
             low=0.2,
             high=0.35,
             closing=0,
-            **shared | {"batch_size": 8, "average": 0.98},
+            batchnorm="eval-loaded",
+            average=0.98,
         ),
         affinity=Affinity(batch_size=16, optimizer=Optimizer("adam", lr=5e-3, new_scale=1)),
         inference=Inference(scales=(0.5, 0.75, 1.0)),
@@ -97,30 +103,35 @@ def demo() -> Config:
     AffinityNet's labels lie around that.
     """
     adam = Optimizer("adam", lr=3e-4)
-    shared = dict(batch_size=16, batchnorm="eval-loaded", average=0.95)
-    classify = Classification(epochs=4, optimizer=adam, **shared)
+    classify = Classification(epochs=4, batch_size=16, optimizer=adam, batchnorm="eval-loaded", average=0.95)
     return Config(
         data=Data(crop=128, long_side=(128, 192)),
         network=Network(student="efficientnet_lite0", teacher="efficientnet_lite0", width=64, dropout=0.0),
         baseline=classify,
         teacher=classify,
-        stage1=Distillation(epochs=4, optimizer=adam, cls_loss="hinge", **shared),
+        stage1=Distillation(
+            epochs=4, batch_size=16, optimizer=adam, cls_loss="hinge", batchnorm="eval-loaded", average=0.95
+        ),
         stage2=Distillation(
             epochs=1,
+            batch_size=16,
             optimizer=replace(adam, lr=5e-5),
             lambda_cls=0.0,
             lambda_reg=1.0,
             teacher_scales=(1.0, 2.0),
-            **shared | {"batchnorm": "eval", "average": 0.9},
+            batchnorm="eval",
+            average=0.9,
         ),
         stage3=Refinement(
             epochs=2,
+            batch_size=16,
             crop=160,
             long_side=(160, 240),
             optimizer=Optimizer("adam", lr=2e-5, new_scale=50),
             low=0.5,
             high=0.75,
-            **shared | {"batchnorm": "eval", "average": 0.9},
+            batchnorm="eval",
+            average=0.9,
         ),
         affinity=Affinity(
             batch_size=16,
@@ -166,5 +177,5 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "demo": demo,
     "demo-scratch": demo_scratch,
 }
-WEIGHTS = {"small": "imagenet", "demo": "imagenet"}
+WEIGHTS: dict[str, Literal["imagenet"]] = {"small": "imagenet", "demo": "imagenet"}
 """What --weights is where a preset is meant to start from pretrained weights."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from .precision import Amp
 
@@ -20,6 +20,7 @@ Arch = Literal[
     "efficientnet_lite1",
     "efficientnet_lite2",
 ]
+Settings = TypeVar("Settings")
 PAPER_CROP = 512
 """The crop that the paper's segments, kernels and sigmas are meant for; targets at another crop scale with it."""
 
@@ -245,7 +246,7 @@ class Config:
     inference: Inference = field(default_factory=Inference)
 
 
-def to_dict(value: object) -> object:
+def to_dict(value: object) -> Any:
     """Dataclasses, tuples and paths as what JSON knows."""
     if is_dataclass(value):
         return {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
@@ -254,13 +255,13 @@ def to_dict(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_dict(kind: type, tree: dict):
+def from_dict(kind: type[Settings], tree: dict[str, Any]) -> Settings:
     """The inverse of `to_dict` for the dataclass `kind`."""
     hints = get_type_hints(kind)
     return kind(**{name: restore(hints[name], value) for name, value in tree.items()})
 
 
-def restore(hint: object, value: object) -> object:
+def restore(hint: Any, value: Any) -> Any:
     """One value of `from_dict`, for the annotation `hint`."""
     if isinstance(value, dict):
         return from_dict(hint, value)

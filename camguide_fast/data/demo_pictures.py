@@ -48,7 +48,8 @@ def demo_picture(seed: int, split: str, index: int, size: int = 128) -> tuple[np
         label = index % len(CLASSES) if number == 0 else int(rng.integers(len(CLASSES)))
         _animal(rng, canvas, labels, CLASSES[label], label + 1, centre, scale, ground)
     canvas *= light[..., None]
-    image = sum(canvas[y::_FINE, x::_FINE] for y in range(_FINE) for x in range(_FINE)) / _FINE**2
+    parts = [canvas[y::_FINE, x::_FINE] for y in range(_FINE) for x in range(_FINE)]
+    image = sum(parts[1:], parts[0]) / _FINE**2
     image += 2.5 * rng.standard_normal(image.shape, np.float32)  # sensor noise
     # Of the fine pixels of a pixel the one beside its centre says what it is.
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE].copy()
@@ -62,7 +63,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: int) -> np.n
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(ground float32 [height, width, 3], light float32 [height, width]: a gradient across the picture)."""
-    light_colour, dark_colour = np.float32(_GROUNDS[rng.integers(len(_GROUNDS))])
+    light_colour, dark_colour = np.array(_GROUNDS[rng.integers(len(_GROUNDS))], np.float32)
     mix = 0.5 + 0.42 * _noise(rng, height, width, 44) + 0.3 * _noise(rng, height, width, 9)
     canvas = dark_colour + (light_colour - dark_colour) * mix[..., None]
     canvas += 7 * _noise(rng, height, width, 3)[..., None]
@@ -180,7 +181,7 @@ def _shape(name: str, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _body_colour(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
     """One of the shared colours that stands out from the ground, slightly varied."""
-    far = [colour for colour in np.float32(_BODIES) if np.linalg.norm(colour - ground) > 75]
+    far = [colour for colour in np.array(_BODIES, np.float32) if np.linalg.norm(colour - ground) > 75]
     return far[rng.integers(len(far))] + rng.normal(0, 6, 3).astype(np.float32)
 
 
@@ -242,10 +243,11 @@ def _animal(
     colour = _body_colour(rng, ground)
     relief = 1.06 - 0.22 * np.clip(u**2 * 0.5 + v**2, 0, 1)  # rounded: darker towards the rim
     fill = colour * (relief * _body_texture(rng, u, v))[..., None]
-    first, second = np.float32(_HEADS[name]) + rng.normal(0, 8, (2, 3)).astype(np.float32)
+    first, second = np.array(_HEADS[name], np.float32) + rng.normal(0, 8, (2, 3)).astype(np.float32)
     head_fill = np.where(_head_pattern(name, u, v)[..., None], second, first)
     if name == "bird":
-        head_fill = np.where(((u > 0.8) & _below(v - 0.28, 0.16))[..., None], np.float32((250, 190, 40)), head_fill)
+        yellow = np.array((250, 190, 40), np.float32)
+        head_fill = np.where(((u > 0.8) & _below(v - 0.28, 0.16))[..., None], yellow, head_fill)
     fill = np.where(head[..., None], head_fill * (1.05 - 0.1 * v[..., None] ** 2), fill)
     for cu, cv in eyes:
         fill[_ellipse(u, v, cu, cv, 0.085, 0.085)] = 250

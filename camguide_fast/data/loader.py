@@ -41,7 +41,11 @@ class TrainSet:
         DataError."""
         record = self.split.records[index]
         image = read_image(record.image)
-        mask = read_mask(record.mask, len(self.split.classes), image.shape[:2]) if self.with_masks else None
+        mask = None
+        if self.with_masks:
+            if record.mask is None:
+                raise DataError(f"{record.image}: has no mask")
+            mask = read_mask(record.mask, len(self.split.classes), image.shape[:2])
         view = View.draw(np.random.default_rng([self.seed, epoch, index]), self.crop, self.long_side)
         pixels, valid = view.image(image)
         item = {"image": pixels, "valid": valid}
@@ -54,13 +58,13 @@ class _Batch:
     def __init__(self, dataset: TrainSet, epoch: int, indices: list[int]) -> None:
         self.dataset, self.epoch, self.indices = dataset, epoch, indices
         size = len(indices), dataset.crop, dataset.crop
-        shared = dict(pin_memory=torch.cuda.is_available())
+        pinned = torch.cuda.is_available()
         self.tensors = {
-            "image": torch.empty(size[0], 3, *size[1:], dtype=torch.uint8, **shared),  # [B, 3, S, S]
-            "valid": torch.empty(size[0], 1, *size[1:], dtype=torch.bool, **shared),  # [B, 1, S, S]
+            "image": torch.empty(size[0], 3, *size[1:], dtype=torch.uint8, pin_memory=pinned),  # [B, 3, S, S]
+            "valid": torch.empty(size[0], 1, *size[1:], dtype=torch.bool, pin_memory=pinned),  # [B, 1, S, S]
         }
         if dataset.with_masks:
-            self.tensors["mask"] = torch.empty(size, dtype=torch.uint8, **shared)  # [B, S, S]
+            self.tensors["mask"] = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)  # [B, S, S]
         self.arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
     def fill(self, slot: int) -> DataError | None:

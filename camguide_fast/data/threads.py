@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -55,7 +55,9 @@ def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
         return 0.0
 
 
-def read_ahead(read: Callable[[Key], Value], keys: Iterable[Key], threads: int, ahead: int) -> Iterator[Value]:
+def read_ahead(
+    read: Callable[[Key], Value], keys: Iterable[Key], threads: int, ahead: int
+) -> Generator[Value, None, None]:
     """``map(read, keys)``, in order, by `threads` threads that are at most `ahead` values in front; 0 reads when asked.
 
     `keys` is iterated in the calling thread. What `read` raises is raised here, at its place. `read` must not call

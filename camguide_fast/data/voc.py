@@ -99,7 +99,7 @@ def _open_tags(root: Path):
 
 def _object_names(path: Path) -> list[str]:
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = ElementTree.parse(path)
     except DefusedXmlException:
         raise DataError(f"{path}: declares XML entities, which are not expanded") from None
     except (ParseError, ValueError) as error:  # ValueError: an encoding Python does not know

@@ -6,6 +6,7 @@ for AffinityNet "mask" uint8 [B, S, S], 255 unknown.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from .targets import TargetMaker, draw_tau, sample, threshold_labels
 Batch = dict[str, Tensor]
 
 
-def network_input(net: nn.Module, batch: Batch) -> Tensor:  # [B, 3, S, S]
+def network_input(net: CamNet | AffinityNet, batch: Batch) -> Tensor:  # [B, 3, S, S]
     """What `net` sees of a batch; padding is the mean colour, which is 0."""
     return net.backbone.input(batch["image"], batch["valid"])
 
@@ -138,7 +139,7 @@ def _maps_at(scale: float, net: CamNet, x: Tensor) -> Tensor:
     return F.interpolate(net(view).float(), [-(-side // STRIDE) for side in sides], mode="bilinear", antialias=True)
 
 
-def teacher_mask(maps: Tensor, label: Tensor, low: float, high: float, size: torch.Size) -> Tensor:  # [B, 1, H, W]
+def teacher_mask(maps: Tensor, label: Tensor, low: float, high: float, size: Sequence[int]) -> Tensor:  # [B, 1, H, W]
     # PAPER: Eq. 7 thresholds F_T itself; thresholds in (0, 1) ask for the normalised CAM of Eq. 3.
     cam = F.interpolate(ops.cam_normalize(maps), size, mode="bilinear")
     return ops.stochastic_mask(cam, label, low, high, None)
@@ -171,7 +172,7 @@ class RefinementStage(nn.Module):
             parts["rw"] = (s.lambda_rw, self._follow(cam, self.targets.walk, labels, batch))
         if s.lambda_crf and step % s.crf_every == 0:
             parts["crf"] = (s.lambda_crf, self._follow(cam, self.targets.crf, labels, batch))
-        loss = sum(weight * part for weight, part in parts.values())
+        loss = cast(Tensor, sum(weight * part for weight, part in parts.values()))
         return {
             "loss": loss,
             **{name: part.detach() for name, (_, part) in parts.items()},

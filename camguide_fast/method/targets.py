@@ -5,7 +5,9 @@ Targets are made at image resolution, where the paper's segments, kernels and si
 the grid of the maps.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor: 
     return torch.empty(batch).uniform_(settings.low, settings.high).to(device)
 
 
-def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: Sequence[int]) -> Tensor:
     """[B, K, h, w] maps in [0, 1] -> int64 labels [B, H, W] at `size`: 0 background, k + 1 class, 255 on padding (Eq.
     6-7)."""
     cam = F.interpolate(cam.float(), size, mode="bilinear") * (label > 0)[:, :, None, None]
@@ -68,8 +70,8 @@ class TargetMaker:
         """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays
         255."""
         s = self.settings
-        size = image.shape[2:]
-        count = segment_count(*size, s.segments)
+        height, width = image.shape[2:]
+        count = segment_count(height, width, s.segments)
         segments = ops.slic(image, n_segments=count)
         padding = labels == IGNORE
         one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()
@@ -81,7 +83,7 @@ class TargetMaker:
             sigma_color=s.walk_sigma,
             iterations=s.walk_iterations,
             squared=s.walk_squared,
-            num_segments=ops.max_segments(*size, count),
+            num_segments=ops.max_segments(height, width, count),
         )
         return walked.argmax(1).masked_fill(padding, IGNORE)
 
@@ -91,7 +93,7 @@ def segment_count(height: int, width: int, wanted: int) -> int:
     return min(wanted, max(1, height * width // 4))
 
 
-def sample(target: Tensor, size: tuple[int, int]) -> Tensor:
+def sample(target: Tensor, size: Sequence[int]) -> Tensor:
     """Labels [B, H, W] at the centres of the cells of a [h, w] grid."""
     return F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
@@ -115,11 +117,11 @@ def refine_scores(labels: Tensor, image: Tensor, crf: Crf) -> tuple[Tensor, Tens
     return present, ops.dense_crf(prob[None], image[None], **_field(crf, labels))[0]
 
 
-def _field(crf: Crf, labels: Tensor) -> dict:
+def _field(crf: Crf, labels: Tensor) -> dict[str, Any]:
     return {"iterations": crf.iterations, **_terms(crf.gaussian, crf.bilateral, max(labels.shape) / VOC_SIDE)}
 
 
-def _terms(gaussian: tuple[float, float], bilateral: tuple[float, float, float], scale: float) -> dict:
+def _terms(gaussian: tuple[float, float], bilateral: tuple[float, float, float], scale: float) -> dict[str, Any]:
     """Positions, which come first, with their lengths times `scale`."""
     return {
         "gaussian": (gaussian[0] * scale, *gaussian[1:]),

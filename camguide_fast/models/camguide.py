@@ -214,4 +214,5 @@ def _guide(x: Tensor, image01: Tensor, stage1: Tensor) -> Tensor:  # I_down of E
         raise ValueError(f"image01 must have the shape of x, {list(x.shape)}, got {list(image01.shape)}")
     if not image01.is_floating_point():
         raise TypeError(f"image01 must be floating point in [0, 1], got {image01.dtype}")
-    return F.adaptive_avg_pool2d(image01, stage1.shape[-2:])
+    height, width = stage1.shape[-2:]
+    return F.adaptive_avg_pool2d(image01, (height, width))

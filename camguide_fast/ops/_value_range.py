@@ -8,7 +8,7 @@ from ._register import define
 _NONE = torch.iinfo(torch.int64)
 
 
-def _reference(x: Tensor, skip: int | None) -> Tensor:
+def _reference(x: Tensor, skip: int | None = None) -> Tensor:  # the dispatcher leaves out what is the default
     if x.is_floating_point():
         return torch.stack(x.aminmax()).to(torch.promote_types(x.dtype, torch.float32))
     kept = x if skip is None else x[x != skip]
@@ -17,7 +17,7 @@ def _reference(x: Tensor, skip: int | None) -> Tensor:
     return torch.stack(kept.aminmax()).long()
 
 
-def _fake(x: Tensor, skip: int | None) -> Tensor:
+def _fake(x: Tensor, skip: int | None = None) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.int64
     return x.new_empty(2, dtype=dtype)
 

@@ -86,9 +86,12 @@ def dense_crf(
             too small for fp32 positions and 64-bit vertex numbers; on CPU also negative, NaN or infinite values.
             On CUDA a float image far outside of [0, 1], whose lattice is too fine for that, gives NaN.
     """
-    if (prob is None) == (unary is None):
+    if prob is not None and unary is None:
+        name, given = "prob", prob
+    elif unary is not None and prob is None:
+        name, given = "unary", unary
+    else:
         raise ValueError(f"exactly one of prob and unary must be given, got {'neither' if prob is None else 'both'}")
-    name, given = ("prob", prob) if unary is None else ("unary", unary)
     check.tensor(name, given, 4)
     terms = _check(f"{name} [B, L, H, W]", given, image, iterations, gaussian, bilateral)
     check.same_device(prob=prob, unary=unary, image=image)

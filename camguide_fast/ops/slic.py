@@ -1,5 +1,7 @@
 """SLIC superpixels: scikit-image's labels, in batches and on any device."""
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,36 @@ define(
 )
 
 
+@overload
+def slic(
+    image: Tensor,
+    n_segments: int = 1100,
+    compactness: float = 10.0,
+    iterations: int = 10,
+    min_size_factor: float = 0.5,
+    *,
+    return_num: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def slic(
+    image: Tensor,
+    n_segments: int = 1100,
+    compactness: float = 10.0,
+    iterations: int = 10,
+    min_size_factor: float = 0.5,
+    *,
+    return_num: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def slic(
+    image: Tensor,
+    n_segments: int = 1100,
+    compactness: float = 10.0,
+    iterations: int = 10,
+    min_size_factor: float = 0.5,
+    *,
+    return_num: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def slic(
     image: Tensor,
     n_segments: int = 1100,

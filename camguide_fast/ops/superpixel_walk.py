@@ -103,7 +103,7 @@ def superpixel_graph(
     check.number("sigma_color", sigma_color, 1e-6)
     check.boolean("squared", squared)
     if num_segments is None:
-        num_segments = max(value_range(segments)[1], 0) + 1
+        num_segments = max(int(value_range(segments)[1]), 0) + 1
     check.integer("num_segments", num_segments, 1)
     if needs_grad(image):
         raise ValueError("image requires grad, but the superpixel graph has no gradient to it; pass image.detach()")

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ _NOT_LOSSES = {"stage", "epoch", "step", "lr", "images_per_s", "event"}
 _POINTS = 300  # a line has at most this many, each the mean of its neighbours
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#e09f3e", "#7d5ba6", "#00798c", "#a44a3f")
 
-Line = dict[str, object]
+Line = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Line]:
@@ -95,4 +96,5 @@ def _panel(axis, stage: str, lines: list[Line]) -> None:
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parts = min(len(x), _POINTS)
-    return tuple(np.array([part.mean() for part in np.array_split(values, parts)]) for values in (x, y))
+    x, y = (np.array([part.mean() for part in np.array_split(values, parts)]) for values in (x, y))
+    return x, y

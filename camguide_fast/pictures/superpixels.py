@@ -65,7 +65,7 @@ def _outlined(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     edge = np.zeros(segments.shape, bool)
     edge[:, 1:] |= segments[:, 1:] != segments[:, :-1]
     edge[1:] |= segments[1:] != segments[:-1]
-    return np.where(edge[..., None], np.uint8(_LINE), image)
+    return np.where(edge[..., None], np.array(_LINE, np.uint8), image)
 
 
 def _heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,11 +20,12 @@ def dense_crf(  # [B, L, H, W], [B, 3, H, W] -> [B, L, H, W]
     bilateral: list[float],  # sx, sy, sr, sg, sb, weight for each term
     unary: Tensor | None,
 ) -> Tensor:
-    energy = widen(unary) if prob is None else -torch.log(widen(prob).clamp(1e-5, 1))
+    given = cast(Tensor, unary if prob is None else prob)  # one of them is there
+    energy = widen(given) if prob is None else -torch.log(widen(given).clamp(1e-5, 1))
     out = torch.empty_like(energy, memory_format=torch.contiguous_format)
     for b in range(len(image)):
         out[b] = _mean_field(energy[b], image[b], iterations, gaussian, bilateral)
-    return out.to((unary if prob is None else prob).dtype)
+    return out.to(given.dtype)
 
 
 @torch.no_grad()

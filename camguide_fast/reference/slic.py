@@ -86,11 +86,8 @@ def _assign(
     dx = _squared_in_window(at_x, floor[:, 1][k], mean[:, 1][k], 2 * reach[1])  # [S, ty, tx, 1, w]
     centre = mean[:, 2:].T[:, k]  # [3, S, ty, tx, 1, 1]
     band = max(_CACHED // (tx * h * w), 1)
-    nearest = [
-        _nearest(*(t.split(band, 1)[i] for t in (tiles, k, dy, dx)), centre.split(band, 2)[i], old, weight)
-        for i, old in enumerate(label.split(band))
-    ]
-    return torch.cat(nearest)
+    bands = [*(t.split(band, 1) for t in (tiles, k, dy, dx)), centre.split(band, 2), label.split(band)]
+    return torch.cat([_nearest(*one, weight=weight) for one in zip(*bands, strict=True)])
 
 
 def _nearest(colour: Tensor, k: Tensor, dy: Tensor, dx: Tensor, centre: Tensor, label: Tensor, weight: float) -> Tensor:

@@ -38,4 +38,4 @@ def _threads(loading: int) -> str:
 
 def _counts(split: Split) -> dict[str, int]:
     """How many images each class is a tag of: a name that was misspelt once stands out."""
-    return {name: sum(k in record.tags for record in split) for k, name in enumerate(split.classes)}
+    return {name: sum(k in (record.tags or ()) for record in split) for k, name in enumerate(split.classes)}

@@ -101,7 +101,7 @@ def trunk_path(args: Args, *, teacher: bool) -> Path | None:
     return imagenet(arch, option) if own == "imagenet" else own
 
 
-def _demo_preset() -> str:
+def _demo_preset() -> Literal["demo", "demo-scratch"]:
     """What a bare command runs: the demo from ImageNet weights where they are installed, else a smaller one."""
     config = PRESETS["demo"]()
     return "demo" if all(map(installed, (config.network.student, config.network.teacher))) else "demo-scratch"

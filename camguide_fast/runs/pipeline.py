@@ -9,21 +9,21 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import nn
 
 from ..cams.pseudo_labels import Share, write_affinity_labels
 from ..cams.results import format_table, merge_rows, read_rows
 from ..cams.tags import best_f1_thresholds
-from ..config import Config, Stage, to_dict
+from ..config import Classification, Config, Distillation, Refinement, Stage, to_dict
 from ..config.precision import enabled, settle
 from ..data import Split, TrainLoader, make_demo, open_split, train_loader
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
 from ..method.target_quality import TargetQuality
-from ..models import AffinityNet, CamNet, build_trunk
+from ..models import AffinityNet, CamGuideNet, CamNet, build_trunk
 from ..models.checkpoint import ModelCard, load_model, save_model
 from ..models.weights import WeightReport, load_weights
 from ..training.fit import Job, fit, tag_scores
@@ -67,35 +67,37 @@ def prepare(args: Args, where: Where) -> Args:
 
 def run(args: Args, where: Where) -> None:
     """Trains and scores what `args.stages` asks for and is not there yet."""
+    out = folder_of(args.out, args.data)
     names = [NAMES[stage] for stage in NAMES if stage in args.stages]
     for name in names:
         for needed in needs(name, args.config):
-            if needed not in names and not is_there(args.out, needed):
-                raise UserError(f"{args.out}: {name} needs {needed}, which is neither there nor among --stages")
+            if needed not in names and not is_there(out, needed):
+                raise UserError(f"{out}: {name} needs {needed}, which is neither there nor among --stages")
     started = time.monotonic()
     current = Run(args, where)
     with where.apart():
         if where.first:
-            write_json(args.out / "config.json", to_dict(args))
+            write_json(out / "config.json", to_dict(args))
     if where.first:
         announce(args, current.split, where.device)
     for name in names:
         current.stage(name)
     if where.first:
-        rows = read_rows(args.out / "results.json")
-        page = write_report(args.out)
+        rows = read_rows(out / "results.json")
+        page = write_report(out)
         print("\n" + (format_table(rows) if rows else "nothing was scored: no split of --inference.splits has masks"))
         minutes = (time.monotonic() - started) / 60
-        print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {args.out}; look at {page}")
+        print(f"\n{minutes:.1f} minutes. Checkpoints, masks and results are in {out}; look at {page}")
 
 
 class Run:
     """One run's folder and what its stages share."""
 
     def __init__(self, args: Args, where: Where):
-        self.args, self.config, self.where, self.folder = args, args.config, where, args.out
-        self.split: Split = open_split(args.data, args.split)
-        self.scores = RunScores(args.out, args.data, self.split.classes, args.config, where, args.skip_bad)
+        self.args, self.config, self.where, self.folder = args, args.config, where, folder_of(args.out, args.data)
+        data = cast(Path, args.data)  # `prepare` has named it
+        self.split: Split = open_split(data, args.split)
+        self.scores = RunScores(self.folder, data, self.split.classes, args.config, where, args.skip_bad)
 
     def checkpoint(self, name: str) -> Path:
         return self.scores.checkpoint(name)
@@ -135,7 +137,7 @@ class Run:
         net, trunk = self._affinity_net(source, card.arch)
         if self.where.first:
             print(f"{'affinity':<8} {len(known)} labels from the CAMs of {source}; trunk: {trunk}")
-        net = net.to(self.where.device, memory_format=torch.channels_last)
+        net.to(self.where.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] stubs lack it
         job = Job("affinity", settings, AffinityStage(net, settings), net)
         fit(job, loader, self.folder, self.where, seed=self.args.seed, save_every=self.args.save_every)
         self._save(net, replace(card, stage="affinity", head="edges", tag_thresholds=()))
@@ -152,11 +154,11 @@ class Run:
         return net, source
 
     def _train(self, name: str) -> None:
-        settings: Stage = getattr(self.config, name)
+        settings: Classification | Distillation | Refinement = getattr(self.config, name)
         loader = self._loader(self.split, settings)
         job = self._job(name, settings)
         on_epoch = None
-        if name == "stage3" and self.config.inference.target_sample:
+        if isinstance(job.module, RefinementStage) and self.config.inference.target_sample:
             amp = enabled(settings.amp, self.where.device)
             on_epoch = TargetQuality(
                 job.module, self.split, self.config.inference.target_sample, self.where.device, amp
@@ -170,7 +172,7 @@ class Run:
             save_every=self.args.save_every,
             on_epoch=on_epoch,
         )
-        scores, label = tag_scores(job.net, loader, settings, self.where)
+        scores, label = tag_scores(cast(CamNet, job.net), loader, settings, self.where)
         self._save(job.net, self._card(name, best_f1_thresholds(scores, label)))
 
     def _loader(self, split: Split, settings: Stage, with_masks: bool = False) -> TrainLoader:
@@ -187,7 +189,7 @@ class Run:
             world=self.where.world,
         )
 
-    def _save(self, net: nn.Module, card: ModelCard) -> None:
+    def _save(self, net: CamNet | AffinityNet, card: ModelCard) -> None:
         """The trained network, in place of its training state."""
         with self.where.apart():
             if self.where.first:
@@ -229,10 +231,10 @@ class Run:
         head = n.head if name == "stage3" else "none"
         return ModelCard(name, arch, head, n.width, n.radius, n.eps, self.split.classes, tag_thresholds)
 
-    def _job(self, name: str, settings: Stage) -> Job:
+    def _job(self, name: str, settings: Classification | Distillation | Refinement) -> Job:
         """The stage's network from pretrained weights, or from the stage before, and the module that trains it."""
         torch.manual_seed(self.args.seed)
-        net = self._card(name).build()
+        net = cast(CamNet, self._card(name).build())
         found = self._load_trunk(net, name)
         new = fresh_layers(found.missing)  # from scratch nothing is newer than the rest
         if name in ("stage2", "stage3"):
@@ -241,17 +243,18 @@ class Run:
             self._check_classes(card, earlier)
             net.load_state_dict(before.state_dict(), strict=False)
             new = ["head"] if name == "stage3" else []
-        net = net.to(self.where.device, memory_format=torch.channels_last)
+        net.to(self.where.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] stubs lack it
         freeze_batchnorm(net, settings.batchnorm, found.loaded)
-        if name in ("baseline", "teacher"):
+        if isinstance(settings, Classification):
             puzzle = settings.method == "puzzle"
             return Job(name, settings, (PuzzleStage if puzzle else ClassificationStage)(net, settings), net, new)
-        if name == "stage3":
+        if isinstance(settings, Refinement):
+            net = cast(CamGuideNet, net)
             net.dropout.p = self.config.network.dropout
             return Job(name, settings, RefinementStage(net, settings, settings.crop or self.config.data.crop), net, new)
         teacher, card = load_model(self.checkpoint("teacher"), self.where.device)
         self._check_classes(card, "teacher")
-        teacher = teacher.to(memory_format=torch.channels_last)
+        teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] stubs lack it
         return Job(name, settings, DistillationStage(net, teacher, settings), net, new, select=True)
 
     def _load_trunk(self, net: CamNet, name: str) -> WeightReport:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cams.making import write_cams
+from ..cams.making import Labels, write_cams
 from ..cams.masks import write_masks
-from ..cams.pseudo_labels import Share, Thresholds, write_final_masks, write_walks
+from ..cams.pseudo_labels import Share, write_final_masks, write_walks
 from ..cams.results import Row, merge_rows, read_rows
-from ..cams.scoring import check_masks, evaluate_cams, make_row, score
+from ..cams.scoring import Thresholds, check_masks, evaluate_cams, make_row, score
 from ..cams.thresholds import DEFAULT_THRESHOLD
 from ..config import Config
 from ..config.precision import enabled
@@ -55,7 +55,7 @@ class RunScores:
     def masks(self, stage: str, split: Split) -> Path:
         return self.folder / "masks" / stage / split.name.replace(":", "_")
 
-    def make_cams(self, stage: str, splits: Iterable[Split], labels: str) -> None:
+    def make_cams(self, stage: str, splits: Iterable[Split], labels: Labels) -> None:
         """CAMs of a stage's network on each split; what is there already stays."""
         with self.where.apart():
             net, card = load_model(self.checkpoint(stage), self.where.device)
@@ -90,7 +90,7 @@ class RunScores:
         self.make_cams(source, splits, self.config.inference.labels)
         with self.where.apart():
             net, card = load_model(self.checkpoint("affinity"), self.where.device, affinity=True)
-            net = net.to(memory_format=torch.channels_last)
+            net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] stubs lack it
             amp = enabled(self.config.affinity.amp, self.where.device)
             for split in splits:
                 folders = self.cams(source, split), self.cams("walk", split)
@@ -134,7 +134,7 @@ class RunScores:
                 made = score(self.cams("walk", split), mine, settings, refine=refine, skip_bad=self.skip_bad)
         parts = self.where.gather(made)
         images = sum(count for _, count in parts)
-        confusion = {t: sum(matrices[i] for matrices, _ in parts) for i, t in enumerate(settings)}
+        confusion = {t: np.sum([matrices[i] for matrices, _ in parts], 0) for i, t in enumerate(settings)}
         return [
             make_row(
                 "final",

@@ -1,6 +1,7 @@
 """What the folder of a run says about its checkpoints: scales, fitted thresholds, the stage whose CAMs it walks."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def run_walk(checkpoint: Path) -> Walk:
         raise UserError(f"{path}: names no settings under config.walk; expected the config.json of a run") from None
 
 
-def _saved(checkpoint: Path) -> tuple[Path, object]:
+def _saved(checkpoint: Path) -> tuple[Path, Any]:
     path = run_folder(checkpoint) / "config.json"
     return path, read_json(path) if path.is_file() else None
 

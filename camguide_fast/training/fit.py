@@ -8,6 +8,7 @@ are the whole state.
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from ..cams.tags import mean_average_precision
 from ..config.precision import enabled
 from ..data import TrainLoader
 from ..method.stages import Batch, network_input
-from ..models import CamGuideNet, CamNet, evaluating, logits
+from ..models import AffinityNet, CamGuideNet, CamNet, evaluating, logits
 from .interrupts import Interrupts
 from .optim import Schedule, build_optimizer
 from .ranks import Where
@@ -37,7 +38,7 @@ class Job:
     name: str
     settings: config.Stage
     module: nn.Module  # of stages.py; `net` is its trainable part
-    net: nn.Module
+    net: CamNet | AffinityNet
     new: list[str] = field(default_factory=list)  # layers without pretrained weights
     select: bool = False  # keep the epoch with the best tag mAP on the training images; else the last
 
@@ -62,7 +63,7 @@ def fit(
     if settings.average:
         average = AveragedModel(job.net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
         stateful["average"] = average
-    result = average.module if average else job.net
+    result = cast(CamNet, average.module if average else job.net)  # AffinityNet is not selected by tags
     path = folder / "checkpoints" / f"{job.name}.state.pt"
     step, epoch, best = 0, 0, {"map": -1.0, "net": {}}  # epochs count when they are measured
     if path.exists():

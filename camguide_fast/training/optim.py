@@ -3,6 +3,7 @@
 import re
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..config import Optimizer
@@ -12,7 +13,7 @@ SMOOTHING = 0.98
 """Of the loss that the plateau schedule watches: single batches are noise."""
 
 
-def build_optimizer(net: CamNet, new: list[str], settings: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(net: nn.Module, new: list[str], settings: Optimizer) -> torch.optim.Optimizer:
     """`new` names the layers without pretrained weights, which learn at `new_scale` times the rate."""
     groups = param_groups(
         net,
@@ -32,15 +33,14 @@ class Schedule:
     smoothed loss."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Optimizer, total: int):
-        self.plateau = settings.schedule == "plateau"
         self.smooth: float | None = None
-        if self.plateau:
+        if settings.schedule == "plateau":
             self.scheduler = ReduceLROnPlateau(optimizer, factor=settings.factor, patience=settings.patience)
         else:
             self.scheduler = LambdaLR(optimizer, lambda t: max(0.0, 1 - t / total) ** settings.power)
 
     def step(self, loss: torch.Tensor) -> None:
-        if not self.plateau:
+        if isinstance(self.scheduler, LambdaLR):
             self.scheduler.step()
             return
         value = loss.item()

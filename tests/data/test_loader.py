@@ -193,3 +193,9 @@ def test_masks_travel_with_their_images(split):
     assert batch["mask"].dtype == torch.uint8 and batch["mask"].shape == (2, 24, 24)
     assert torch.equal(batch["mask"] == 255, ~batch["valid"][:, 0]) and (batch["mask"] == 1).any()
     assert "mask" not in next(_loader(split).epoch(0))
+
+
+def test_an_image_without_the_mask_that_is_asked_for(split):
+    record = replace(split.records[0], mask=None)
+    with pytest.raises(DataError, match=f"{record.image.name}: has no mask"):
+        next(_loader(replace(split, records=(record,) * 2), with_masks=True).epoch(0))

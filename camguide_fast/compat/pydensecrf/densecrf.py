@@ -5,7 +5,9 @@ and nothing is computed in its place: other normalisations, a compatibility that
 on different pictures, features other than those of `utils`. Kernel types differ in learning alone, so all are taken.
 """
 
+from collections.abc import Sequence
 from numbers import Real
+from typing import cast
 
 import numpy as np
 import torch
@@ -144,8 +146,8 @@ class DenseCRF2D(DenseCRF):
         self._bilateral.append((_sigmas(sxy), _sigmas(srgb), _weight(compat, normalization)))
 
 
-def _sigmas(sigma: float | tuple[float, ...]) -> float | tuple[float, ...]:
-    return float(sigma) if isinstance(sigma, Real) else tuple(map(float, sigma))
+def _sigmas(sigma: float | Sequence[float]) -> float | tuple[float, ...]:
+    return float(sigma) if isinstance(sigma, Real) else tuple(map(float, cast(Sequence[float], sigma)))
 
 
 def _weight(compat: float, normalization: int) -> float:

@@ -22,16 +22,17 @@ def grid_sigmas(features: np.ndarray, h: int, w: int) -> tuple[float, float]:
     if features.shape[1] != h * w:
         raise NotImplementedError(f"{_EXPECTED}; got other positions")
     rows, columns = features[:2].reshape(2, h, w)
-    sigmas = tuple(
+    down, along = (
         float(1 / step) if step > 0 else 1.0 for step in (rows[-1, 0] / max(h - 1, 1), columns[0, -1] / max(w - 1, 1))
     )
-    grid = np.meshgrid(np.arange(h) / sigmas[0], np.arange(w) / sigmas[1], indexing="ij")
+    grid = np.meshgrid(np.arange(h) / down, np.arange(w) / along, indexing="ij")
     if not np.allclose([rows, columns], grid, rtol=1e-5, atol=1e-6):
         raise NotImplementedError(f"{_EXPECTED}; got other positions")
-    return sigmas
+    return down, along
 
 
 def split_colours(colours: np.ndarray) -> tuple[torch.Tensor, tuple[float, float, float]]:
     """Colours / srgb [1, 3, h, w] as an image in [-1, 1] and the srgb that belongs to it."""
     largest = np.maximum(np.abs(colours).max((0, 2, 3), keepdims=True), 1e-6)
-    return torch.from_numpy(colours / largest), tuple(255 / float(x) for x in largest.flat)
+    red, green, blue = (255 / float(x) for x in largest.flat)
+    return torch.from_numpy(colours / largest), (red, green, blue)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import cast
 
 import numpy as np
 
@@ -60,8 +61,8 @@ def create_pairwise_bilateral(
     `chdim` is the dimension of `img` that holds the channels; -1: it has none.
     """
     colours = (img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)).astype(np.float32)
-    schan = [schan] * len(colours) if isinstance(schan, Real) else schan
-    scaled = (colours / _per_row(schan, colours)).reshape(len(colours), -1)
+    sigmas = [float(schan)] * len(colours) if isinstance(schan, Real) else cast(Sequence[float], schan)
+    scaled = (colours / _per_row(sigmas, colours)).reshape(len(colours), -1)
     return np.concatenate([create_pairwise_gaussian(sdims, colours.shape[1:]), scaled])
 
 
