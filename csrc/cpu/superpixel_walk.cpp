@@ -237,7 +237,7 @@ void walk_batch(const T* target, const Tensor& segments, const Tensor& counts, c
       }
     });
     if (outside) return;
-    const int64_t threads = torch::stable::get_num_threads(), share = (maps + threads - 1) / threads;
+    const int64_t threads = threads_at_hand(), share = (maps + threads - 1) / threads;
     for_each_block(maps, share, [&](int64_t begin, int64_t end) {
       const int64_t at = (i * maps + begin) * pixels;
       walk_image(target + at, pieces, graph, iterations, end - begin, out + at);

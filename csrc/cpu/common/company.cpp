@@ -38,6 +38,10 @@ double towards(double found, double old, Time took, Time whole) {
 
 }  // namespace
 
+int64_t threads_at_hand() {
+  return inside || forked || read(CLOCK_MONOTONIC) < alone ? 1 : static_cast<int64_t>(torch::stable::get_num_threads());
+}
+
 void in_company(int64_t threads, void (*work)(const void*, int64_t), const void* context) {
   if (inside || forked) return work(context, 0);
   std::atomic<Time> ran{0};

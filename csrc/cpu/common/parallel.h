@@ -14,6 +14,9 @@ namespace camguide {
 // Calls work(context, thread) in up to `threads` threads, this one among them: company.cpp.
 void in_company(int64_t threads, void (*work)(const void*, int64_t), const void* context);
 
+// How many threads are likely to work together now: torch's, or one while company brings nothing.
+int64_t threads_at_hand();
+
 // The items [0, n) that nobody has taken yet.
 class Items {
  public:

@@ -88,7 +88,7 @@ CAMGUIDE_MULTIVERSION std::vector<int64_t> number_vertices(const Lattice<float>&
 class VertexTable {
  public:
   // `keys` of the tiles' rows; first[g] is the first row with the key of row g.
-  VertexTable(const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) : shares_(torch::stable::get_num_threads()) {
+  VertexTable(const Buffer<int64_t>& keys, const Buffer<uint32_t>& first) : shares_(threads_at_hand()) {
     for_each(shares_.size(), [&](int64_t share) { fill(share, keys, first); });
   }
 
