@@ -67,25 +67,22 @@ class TargetMaker:
         return refined
 
     def walk(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
-        """SLIC + random walk of the one-hot mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays
-        255."""
+        """SLIC + random walk of the mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays 255."""
         s = self.settings
         height, width = image.shape[2:]
         count = segment_count(height, width, s.segments)
         segments = ops.slic(image, n_segments=count)
-        padding = labels == IGNORE
-        one_hot = F.one_hot(labels.masked_fill(padding, 0), num_classes + 1).movedim(-1, 1).float()
-        one_hot = one_hot * ~padding[:, None]
-        walked = ops.superpixel_random_walk(
-            one_hot,
+        return ops.superpixel_random_walk(
+            labels,
             segments,
             image,
             sigma_color=s.walk_sigma,
             iterations=s.walk_iterations,
             squared=s.walk_squared,
             num_segments=ops.max_segments(height, width, count),
+            num_labels=num_classes + 1,
+            ignore=IGNORE,
         )
-        return walked.argmax(1).masked_fill(padding, IGNORE)
 
 
 def segment_count(height: int, width: int, wanted: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import reference
 from ..rules.edge_slots import edge_slots
 from . import _checks as check
+from ._label_walk import walk_labels
 from ._register import define, needs_grad
 from ._value_range import value_range
 
@@ -128,31 +129,46 @@ def superpixel_random_walk(
     num_segments: int | None = None,
     *,
     graph: SuperpixelGraph | None = None,
+    num_labels: int | None = None,
+    ignore: int = 255,
 ) -> Tensor:
-    r"""Diffuses class maps over superpixels of similar colour, Eq. 13-16.
+    r"""Diffuses class maps, or labels, over superpixels of similar colour, Eq. 13-16.
 
     $u_{k,s}$ is the mean of map k over superpixel s; $u_{t+1} = P u_t$, `iterations` times, without restart;
     then each pixel takes the value of its superpixel. A superpixel without neighbours keeps its value.
 
+    Labels walk as their one-hot maps do, and each pixel takes the label whose map is the largest (of equal ones the
+    smallest label); the maps are never made.
+
     Args:
-        target: maps [B, K, H, W], fp32/fp16/bf16/fp64, at the resolution of the segments.
+        target: maps [B, K, H, W], fp32/fp16/bf16/fp64, or labels [B, H, W], uint8/int32/int64, at the resolution of the
+            segments.
         segments, image, sigma_color, squared, num_segments: as in `superpixel_graph`, which they are handed
             to.
         iterations: steps of the walk, >= 0.
         graph: from `superpixel_graph`, instead of the arguments above: several targets then share it.
+        num_labels: L, for labels alone: each is in [0, L), or `ignore`.
+        ignore: pixels of this label have no map, and keep it. They count as pixels of their superpixel.
 
     Returns:
-        [B, K, H, W] like target. Accumulated in fp32 (fp64 for fp64, the graph as well where it is built
+        Like target. Accumulated in fp32 (fp64 for fp64, the graph as well where it is built
         here). NaN or infinity in a map spreads over its superpixel, and from there with each step to the next.
 
     Gradient: none. The walk makes targets; one that requires grad raises, so that no gradient is lost unseen.
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype, device or setting; both or neither of `graph` and
+        ValueError, TypeError: wrong shape, dtype, device or setting; on CPU a label that is neither in [0, L) nor
+            `ignore` (on CUDA it must not occur); both or neither of `graph` and
             `segments` with `image`; a setting beside the graph that it was built with; a target that requires
             grad while gradients are recorded; and what `superpixel_graph` raises.
     """
-    check.tensor("target", target, 4)
+    if num_labels is None:
+        check.tensor("target", target, 4)
+    else:
+        check.tensor("target", target, 3, _LABELS)
+        check.integer("num_labels", num_labels, 1)
+        if not (isinstance(ignore, int) and 0 <= ignore < 256):
+            raise ValueError(f"ignore must be an integer in [0, 256), got {ignore!r}")
     check.integer("iterations", iterations, 0)
     if needs_grad(target):
         raise ValueError("target requires grad, but superpixel_random_walk has no gradient; pass target.detach()")
@@ -171,6 +187,13 @@ def superpixel_random_walk(
             " sigma_color, squared, num_segments), got both"
         )
     batch, *size = graph.segments.shape
-    check.shape("target", target, (batch, target.shape[1], *size), "segments [B, H, W]")
+    maps = target.shape[1:2] if num_labels is None else ()
+    check.shape("target", target, (batch, *maps, *size), "segments [B, H, W]")
     check.same_device(target=target, segments=graph.segments)
+    if num_labels is not None:
+        if check.values(target):
+            low, high = value_range(target, ignore)
+            if low <= high and (low < 0 or high >= num_labels):
+                raise ValueError(f"target must be in [0, {num_labels}) (num_labels) or {ignore}, got {low} to {high}")
+        return walk_labels(target, graph, iterations, num_labels, ignore)
     return torch.ops.camguide_fast.superpixel_random_walk(target, *graph, iterations)
