@@ -23,7 +23,8 @@ VOC_SIDE = 500
 
 def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor:  # [B]
     """tau ~ U(low, high), one for an image (Eq. 6)."""
-    return torch.empty(batch).uniform_(settings.low, settings.high).to(device)
+    tau = torch.empty(batch, pin_memory=device.type == "cuda").uniform_(settings.low, settings.high)
+    return tau.to(device, non_blocking=True)  # from pinned memory nobody waits for it
 
 
 def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: Sequence[int]) -> Tensor:

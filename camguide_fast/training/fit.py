@@ -13,7 +13,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import config
 from ..cams.tags import mean_average_precision
@@ -21,6 +20,7 @@ from ..config.precision import enabled
 from ..data import TrainLoader
 from ..method.stages import Batch, network_input
 from ..models import AffinityNet, CamGuideNet, CamNet, evaluating, logits
+from .average import MovingAverage
 from .interrupts import Interrupts
 from .optim import Schedule, build_optimizer
 from .ranks import Where
@@ -54,14 +54,14 @@ def fit(
     """
     settings, steps = job.settings, len(loader)
     total = settings.epochs * steps
-    optimizer = build_optimizer(job.net, job.new, settings.optimizer)
+    optimizer = build_optimizer(job.net, job.new, settings.optimizer, fused=where.device.type == "cuda")
     schedule = Schedule(optimizer, settings.optimizer, total)
     amp = enabled(settings.amp, where.device)
     scaler = torch.amp.GradScaler(where.device.type, enabled=amp and where.device.type == "cuda")
     stateful = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler, "net": job.net}
     average = None
     if settings.average:
-        average = AveragedModel(job.net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+        average = MovingAverage(job.net, settings.average)
         stateful["average"] = average
     result = cast(CamNet, average.module if average else job.net)  # AffinityNet is not selected by tags
     path = folder / "checkpoints" / f"{job.name}.state.pt"
@@ -107,7 +107,7 @@ def fit(
                 scaler.update()
                 schedule.step(parts["loss"].detach())
                 if average:
-                    average.update_parameters(job.net)
+                    average.update(job.net)
                 step += 1
                 log.iteration(step, epoch, {n: p.detach() for n, p in parts.items() if n != "logits"}, lr)
                 if step % steps and step % save_every == 0:

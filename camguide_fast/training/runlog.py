@@ -96,9 +96,10 @@ class RunLog:
 
 
 def _means(parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of each part over the iterations that have it (L_crf enters only every n-th)."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.stack([part[name] for part in parts if name in part]).mean().item() for name in names}
+    """Mean of each part over the iterations that have it (L_crf enters only every n-th), all in one copy."""
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    means = [torch.stack([part[name] for part in parts if name in part]).mean() for name in names]
+    return dict(zip(names, torch.stack(means).tolist(), strict=True))
 
 
 def _finite(value: float) -> bool:

@@ -195,7 +195,7 @@ def test_learning_rate_follows_the_polynomial(split, tmp_path):
     import camguide_fast.training.fit as module
 
     build = module.build_optimizer
-    module.build_optimizer = lambda *a: seen.append(build(*a)) or seen[0]
+    module.build_optimizer = lambda *a, **k: seen.append(build(*a, **k)) or seen[0]
     rates = []
     job.module.forward = lambda b, s, p: rates.append(seen[0].param_groups[0]["lr"]) or forward(b, s, p)
     try:

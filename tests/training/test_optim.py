@@ -48,7 +48,20 @@ def test_poly_and_plateau_by_hand(net):
     adam = build_optimizer(net, [], settings)
     schedule = Schedule(adam, settings, total=4)
     rates = []
-    for _ in range(6):  # the loss never falls: after the first and three of patience the rate is halved
+    for _ in range(10):  # the loss never falls: after the first and three of patience the rate is halved, then again
         schedule.step(torch.tensor(1.0))
         rates.append(adam.param_groups[0]["lr"])
-    assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+    assert rates == [1.0] * 9 + [0.25]  # losses are read ten at a time
+
+
+def test_plateau_goes_on_between_two_readings(net):
+    settings = Optimizer("adam", lr=1.0, schedule="plateau", patience=3, factor=0.5)
+    adam = build_optimizer(net, [], settings)
+    schedule = Schedule(adam, settings, total=4)
+    for _ in range(7):
+        schedule.step(torch.tensor(1.0))
+    resumed = Schedule(adam, settings, total=4)
+    resumed.load_state_dict(schedule.state_dict())
+    for _ in range(3):
+        resumed.step(torch.tensor(1.0))
+    assert adam.param_groups[0]["lr"] == 0.25
