@@ -25,7 +25,7 @@ class MovingAverage:
         floats = [pair for pair in pairs if self.updates and pair[0].is_floating_point()]
         if floats:
             mine, theirs = map(list, zip(*floats, strict=True))
-            torch._foreach_lerp_(mine, theirs, 1 - self.decay)
+            torch._foreach_lerp_(mine, theirs, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
         for mine, theirs in pairs:
             if not self.updates or not mine.is_floating_point():
                 mine.copy_(theirs)

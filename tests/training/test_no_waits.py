@@ -28,7 +28,7 @@ class Calls(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
     def launches(self) -> int:
-        """Calls that compute, beside convolutions, BatchNorm, ReLU and pooling. (What one op of ours launches is its own.)"""
+        """Calls that compute, beside convolutions, BatchNorm, ReLU and pooling; an op of ours is one."""
         left_out = (*OF_THE_NETWORK, *FREE)
         return sum(n for name, n in self.counts.items() if not any(part in name for part in left_out))
 
