@@ -152,7 +152,14 @@ def test_an_op_has_one_name():
     ops = stems("camguide_fast/ops", ".py")
     assert ops == stems("camguide_fast/reference", ".py")
     assert {f"test_{op}" for op in ops} <= stems("tests/ops", ".py")
-    others = {"conftest", "bench_losses", "bench_under_load", "quality", "mask_sheet"}  # of several ops together
+    others = {
+        "conftest",
+        "bench_losses",
+        "bench_train_step",
+        "bench_under_load",
+        "quality",
+        "mask_sheet",
+    }  # of several ops together
     assert {f"bench_{op}" for op in ops} == stems("bench", ".py") - others
     assert stems("kernels", ".py") <= ops
     assert stems("csrc/cpu", ".cpp") <= ops
