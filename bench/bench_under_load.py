@@ -19,7 +19,8 @@ from bench_guided_filter import ours as guided_filter
 from bench_slic import peers as slic_peers
 from support.crf import pydensecrf
 
-from camguide_fast import ops, reference, waiting
+from camguide_fast import ops, reference
+from camguide_fast.rules import waiting
 
 
 def on_one_thread(f) -> Row:

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import waiting
+from .rules import waiting
 
 if TYPE_CHECKING:
     from . import compat, layers, losses, ops, reference

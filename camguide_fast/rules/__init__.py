@@ -1,1 +1,1 @@
-"""What an op's twin and its kernels both go by, in plain numbers: needs nothing but Python."""
+"""What needs nothing but Python: numbers that an op's twin and kernels both go by, and how threads wait."""

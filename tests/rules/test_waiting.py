@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from camguide_fast import waiting
+from camguide_fast.rules import waiting
 
 REPORT = """
 import os, sys
