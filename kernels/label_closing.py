@@ -5,7 +5,8 @@ from torch import Tensor
 
 from . import _cuda
 
-TILE = 64  # side of a block's tile: smaller, more is done twice in the halos; larger, fewer blocks for a small batch
+TILE = (64, 128)  # rows and columns that a block writes. Smaller: more is done twice in the halos; larger: fewer blocks
+PLANES, ALIGN = 5, 16  # of bits, in a block's memory; of its left edge, as in the source
 SHARED = 96 * 1024  # what a block has from sm_80 on
 STEPS = {  # how many, and whether the first is an erosion
     "dilation": (1, False),
@@ -25,18 +26,38 @@ def label_morphology(labels: Tensor, operation: str, kernel_size: int, backgroun
     out = torch.empty_like(labels)
     radius = min(kernel_size // 2, max(h, w))  # nothing lies further out
     steps, erosion_first = STEPS[operation]
-    halo = steps * radius
-    tile = max(TILE, halo)
-    words = min(tile + 2 * halo, h) * -(-min(tile + 2 * halo, w) // 32)
-    blocks = b * -(-h // tile) * -(-w // tile)
-    in_shared = 3 * 4 * words <= SHARED
-    workspace = torch.empty(1 if in_shared else blocks * 3 * words, dtype=torch.int32, device=labels.device)
-    defines = {"LABEL_TYPE": _cuda.TYPES[labels.dtype], "IN_SHARED": int(in_shared)}
-    sizes = (h, w, tile, words, radius, steps, int(erosion_first))
+    if radius == 0:
+        return labels.clone()
+    rows, columns = (max(side, _round(steps * radius, 32)) for side in TILE)
+    across = min(columns + 2 * _round(steps * radius, ALIGN), w)
+    words = min(rows + 2 * steps * radius, h) * -(-across // 32)
+    blocks = b * -(-h // rows) * -(-w // columns)
+    size = 4 * PLANES * words
+    in_shared = size <= SHARED
+    workspace = torch.empty(1 if in_shared else blocks * PLANES * words, dtype=torch.int32, device=labels.device)
+    defines = {
+        "LABEL_TYPE": _cuda.TYPES[labels.dtype],
+        "PACK": _pack(labels),
+        "GROWS": int(operation in ("closing", "dilation")),
+        "IN_SHARED": int(in_shared),
+    }
+    sizes = (h, w, rows, columns, words, radius, steps, int(erosion_first))
     args = (labels, out, workspace, *sizes, *_halves(background), *_halves(ignore))
-    shared = 3 * 4 * words if in_shared else 0
-    _cuda.launch("label_closing", "morphology", blocks, 256, args, defines=defines, shared=shared)
+    _cuda.launch("label_closing", "morphology", blocks, 256, args, defines=defines, shared=size if in_shared else 0)
     return out
+
+
+def _round(x: int, to: int) -> int:
+    return -(-x // to) * to
+
+
+def _pack(labels: Tensor) -> int:
+    """How many labels a thread may read at once: 16 bytes of them, or four bytes, or one."""
+    size = labels.element_size()
+    for n in (16 // size, 4):
+        if n * size <= 16 and labels.shape[-1] % n == 0 and labels.data_ptr() % (n * size) == 0:
+            return n
+    return 1
 
 
 def _halves(x: int) -> tuple[int, int]:

@@ -1,149 +1,300 @@
 // label_closing and the other binary morphology of label maps; see camguide_fast/ops/label_closing.py.
 //
 // With a square of radius r a pixel depends on the labels within r for each step (dilation, erosion) alone. So a block takes a
-// tile of pixels with that halo, goes through the classes that it finds there in ascending order, and works on each as a bit
-// plane, 32 pixels of a row a word, in shared memory: the host need not know which labels there are.
+// tile of pixels with that halo and works on one class after the other as a bit plane in shared memory: the host need not know
+// which labels there are. The next class is that of the first pixel none has claimed yet: their order is of no matter, since the
+// smallest of those that grow into a pixel is kept.
 //
-// A dilation by s grows into one by s + t <= 2 s + 1 through two shifts by t, so that r takes log2(r + 1) passes in each
-// direction. What is shifted out of the region is not missed: the pixels next to the edge see the others directly.
+// A thread works on words: 32 neighbouring pixels of a row, whose labels it compares four at a time where they are bytes. Words
+// lie row by row, so that the one `n` rows above is n * columns before, and what two threads next to each other read of the
+// planes lies in neighbouring banks. A thread always meets the same words: what it alone needs takes no barrier.
 //
-// Macros: LABEL_TYPE; IN_SHARED: the planes fit in shared memory, and lie in a workspace otherwise.
+// Up to 31 pixels along a row a dilation needs the words next to it alone, and is made in registers. Along a column one that has
+// grown to g takes in the rows at distances up to 2 g + 1, and those 2 g + 1 further, in one pass: 0, 2, 12, 62, ... An erosion
+// is the dilation of what is not there. Nothing lies outside the image; and what is shifted out of the region along a row is not
+// missed: by at most g + 1, the pixels next to its edge see the others directly.
+//
+// Macros: LABEL_TYPE; PACK, the labels that can be read at once (rows begin at multiples of it); GROWS: the operation writes
+// classes on background (dilation, closing), or else background on classes; IN_SHARED: the planes fit in shared memory, and lie in
+// a workspace otherwise.
 #include "common/camguide.cuh"
 
 typedef LABEL_TYPE T;
 
-constexpr int WARPS = 8;
-constexpr long long LARGEST = 0x7fffffffffffffffll;
+constexpr int THREADS = 256, ALIGN = 16;  // ALIGN: what a region's left edge is a multiple of, for packs of bytes
+constexpr int NONE = 0x7fffffff;
 
-// The part of an image that a block looks at, as words [columns][rows].
+// The lowest n bits.
+__device__ __forceinline__ unsigned lowest(int n) { return n >= 32 ? FULL_WARP : n <= 0 ? 0 : (1u << n) - 1; }
+
+// The part of an image that a block looks at, as words [rows][columns], and where a thread begins in it.
 struct Region {
-  int top, left, rows, width, columns;
-  __device__ __forceinline__ int words() const { return rows * columns; }
-  __device__ __forceinline__ unsigned inside(int column) const {  // which bits of a word are pixels
-    const int bits = width - 32 * column;
-    return bits >= 32 ? FULL_WARP : (1u << bits) - 1;
+  int top, left, rows, width, columns, words;
+  int row, column, row_step, column_step;  // of THREADS words: nothing is divided from word to word
+  __device__ __forceinline__ Region(int top, int left, int bottom, int right)
+      : top(top), left(left), rows(bottom - top), width(right - left), columns((width + 31) / 32), words(rows * columns) {
+    row = (int)threadIdx.x / columns, column = (int)threadIdx.x % columns;
+    row_step = THREADS / columns, column_step = THREADS % columns;
+  }
+  __device__ __forceinline__ unsigned inside(int column) const { return lowest(width - 32 * column); }  // bits that are pixels
+
+  // f(i, row, column) for each of this thread's words, which are `i`.
+  template <class F>
+  __device__ __forceinline__ void for_each_word(const F& f) const {
+    int y = row, x = column;
+    for (int i = threadIdx.x; i < words; i += THREADS) {
+      f(i, y, x);
+      y += row_step, x += column_step;
+      if (x >= columns) x -= columns, ++y;
+    }
   }
 };
 
-// The plane, flipped for an erosion, which is the dilation of what is not there. Nothing lies outside.
-struct Plane {
+// The labels of a word: 32 at `at`, or `count` of them. The wide ones are read where they are used.
+template <class V>
+struct Labels {
+  const V* at;
+  int count;
+  __device__ __forceinline__ Labels(const V* at, int count) : at(at), count(count) {}
+  __device__ __forceinline__ unsigned equal(V value) const {
+    unsigned bits = 0;
+#pragma unroll
+    for (int j = 0; j < 32; j += PACK) {
+      if (j >= count) continue;
+      const Pack<V, PACK> pack = *reinterpret_cast<const Pack<V, PACK>*>(at + j);
+#pragma unroll
+      for (int k = 0; k < PACK; ++k) bits |= (unsigned)(pack.v[k] == value) << (j + k);
+    }
+    return bits;
+  }
+  __device__ __forceinline__ void copy(V* to, unsigned owned) const {
+#pragma unroll
+    for (int j = 0; j < 32; j += PACK)
+      if (owned >> j & 1) *reinterpret_cast<Pack<V, PACK>*>(to + j) = *reinterpret_cast<const Pack<V, PACK>*>(at + j);
+  }
+};
+
+// Bytes: in registers, four in each.
+template <>
+struct Labels<unsigned char> {
+  unsigned quad[8];
+  int count;
+  __device__ __forceinline__ Labels(const unsigned char* __restrict__ at, int count) : quad{}, count(count) {
+#pragma unroll
+    for (int j = 0; j < 32; j += PACK) {
+      if (j >= count) continue;
+#if PACK < 4
+      quad[j / 4] |= (unsigned)at[j] << j % 4 * 8;
+#else
+      const Pack<unsigned, PACK / 4> pack = *reinterpret_cast<const Pack<unsigned, PACK / 4>*>(at + j);
+#pragma unroll
+      for (int k = 0; k < PACK / 4; ++k) quad[j / 4 + k] = pack.v[k];
+#endif
+    }
+  }
+  // The top bit of each byte tells whether it differs; a product with powers of two puts eight of these side by side.
+  __device__ __forceinline__ unsigned equal(unsigned char value) const {
+    const unsigned value4 = value * 0x01010101u;
+    unsigned bits = 0;
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+      unsigned differ[2];
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const unsigned x = quad[j + k] ^ value4;
+        differ[k] = (((x & 0x7f7f7f7fu) + 0x7f7f7f7fu) | x) & 0x80808080u;
+      }
+      bits |= __dp4a(differ[1], 0x80402010u, __dp4a(differ[0], 0x08040201u, 0u)) >> 7 << 4 * j;
+    }
+    return ~bits & lowest(count);
+  }
+  __device__ __forceinline__ void copy(unsigned char* to, unsigned owned) const {
+#pragma unroll
+    for (int j = 0; j < 32; j += PACK) {
+      if (!(owned >> j & 1)) continue;
+#if PACK < 4
+      to[j] = quad[j / 4] >> j % 4 * 8;
+#else
+      Pack<unsigned, PACK / 4> pack;
+#pragma unroll
+      for (int k = 0; k < PACK / 4; ++k) pack.v[k] = quad[j / 4 + k];
+      *reinterpret_cast<Pack<unsigned, PACK / 4>*>(to + j) = pack;
+#endif
+    }
+  }
+};
+
+// A label that the type does not hold is that of no pixel.
+__device__ __forceinline__ unsigned equal_wide(const Labels<T>& labels, long long value) {
+  return (long long)(T)value == value ? labels.equal((T)value) : 0;
+}
+
+// Dilation along the row by `reach` <= 31 pixels. By s it grows into one by s + t <= 2 s + 1 through a shift by t.
+__device__ __forceinline__ unsigned dilate_word(unsigned left, unsigned word, unsigned right, int reach) {
+  unsigned up = word, down = word;
+  for (int grown = 0; grown < reach;) {
+    const int by = min(grown + 1, reach - grown);
+    up |= __funnelshift_l(left, up, by), left |= left << by;
+    down |= __funnelshift_r(down, right, by), right |= right >> by;
+    grown += by;
+  }
+  return up | down;
+}
+
+// A plane as it is read along a row: nothing outside.
+struct Row {
   const unsigned* words;
   const Region& region;
-  bool flip;
-  __device__ __forceinline__ unsigned operator()(int column, int row) const {
-    if (column < 0 || column >= region.columns || row < 0 || row >= region.rows) return 0;
-    return words[column * region.rows + row] ^ (flip ? region.inside(column) : 0);
+  __device__ __forceinline__ unsigned operator()(int i, int column) const {  // i: of the word in that column
+    return column < 0 || column >= region.columns ? 0 : words[i] & region.inside(column);
+  }
+  __device__ __forceinline__ unsigned dilated(int i, int column, int reach) const {
+    const Row& row = *this;
+    return dilate_word(row(i - 1, column - 1), row(i, column), row(i + 1, column + 1), reach);
   }
 };
 
-// plane <- its dilation or erosion by a square; `other` is a workspace of the same size.
-__device__ __forceinline__ void step(unsigned*& plane, unsigned*& other, const Region& region, int radius, bool erosion) {
-  for (int direction = 0; direction < 2; ++direction) {
-    for (int grown = 0; grown < radius;) {
-      const int by = min(grown + 1, radius - grown);
-      const Plane from{plane, region, erosion};
-      for (int i = threadIdx.x; i < region.words(); i += 32 * WARPS) {
-        const int column = i / region.rows, row = i % region.rows;
-        unsigned word = from(column, row);
-        if (direction == 0) {
-          const int q = by / 32, b = by % 32;
-          word |= __funnelshift_l(from(column - q - 1, row), from(column - q, row), b);
-          word |= __funnelshift_r(from(column + q, row), from(column + q + 1, row), b);
-        } else {
-          word |= from(column, row - by) | from(column, row + by);
-        }
-        const unsigned inside = region.inside(column);
-        other[i] = (word & inside) ^ (erosion ? inside : 0);
-      }
-      __syncthreads();
-      unsigned* const swap = plane;
-      plane = other;
-      other = swap;
+// The plane at work and one to write the next into; a pass ends with a barrier.
+struct Planes {
+  unsigned *plane, *other;
+  __device__ __forceinline__ void pass_done() {
+    __syncthreads();
+    unsigned* const swap = plane;
+    plane = other, other = swap;
+  }
+
+  __device__ __forceinline__ void dilate_rows(const Region& region, int radius) {
+    if (radius == 0) return;
+    int grown = min(31, radius);
+    const Row near{plane, region};
+    region.for_each_word([&](int i, int, int column) { other[i] = near.dilated(i, column, grown); });
+    pass_done();
+    while (grown < radius) {
+      const int by = min(grown + 1, radius - grown), q = by / 32, b = by % 32;
+      const Row from{plane, region};
+      region.for_each_word([&](int i, int, int column) {
+        const unsigned left = __funnelshift_l(from(i - q - 1, column - q - 1), from(i - q, column - q), b);
+        const unsigned right = __funnelshift_r(from(i + q, column + q), from(i + q + 1, column + q + 1), b);
+        other[i] = from(i, column) | left | right;
+      });
+      pass_done();
       grown += by;
     }
   }
-}
+
+  // Whether the last pass turns it over: all bits of the words, pixels or not.
+  __device__ __forceinline__ void dilate_columns(const Region& region, int radius, bool turn) {
+    for (int grown = 0; grown < radius;) {
+      const int near = min(2 * grown + 1, radius - grown), far = min(near + 2 * grown + 1, radius - grown);
+      const int one = near * region.columns, two = far * region.columns;
+      grown += far;
+      const unsigned flip = turn && grown == radius ? FULL_WARP : 0;
+      region.for_each_word([&](int i, int, int column) {
+        const int bottom = region.words - region.columns + column;  // beyond the region: the row at its edge, which sees those
+        const unsigned above = plane[i < one ? column : i - one] | plane[i < two ? column : i - two];
+        const unsigned below = plane[min(i + one, bottom)] | plane[min(i + two, bottom)];
+        other[i] = (plane[i] | above | below) ^ flip;
+      });
+      pass_done();
+    }
+  }
+};
 
 __device__ __forceinline__ long long join(int high, int low) {
   return (long long)((unsigned long long)(unsigned)high << 32 | (unsigned)low);
 }
 
-// Each warp walks over its words, a pixel a lane: f(word, x, y, whether that is a pixel). The same thread always meets a pixel.
-template <class F>
-__device__ __forceinline__ void for_each_pixel(const Region& region, const F& f) {
-  for (int i = threadIdx.x / 32; i < region.words(); i += WARPS) {
-    const int column = i / region.rows, bit = 32 * column + threadIdx.x % 32;
-    f(i, region.left + bit, region.top + i % region.rows, bit < region.width);
-  }
-}
-
-// steps: 1 or 2, which alternate between dilation and erosion, beginning with an erosion or not.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
-    morphology(const T* __restrict__ labels, T* __restrict__ out, unsigned* __restrict__ workspace, int H, int W, int tile,
-               int words, int radius, int steps, int erosion_first, int background_high, int background_low, int ignore_high,
-               int ignore_low) {
+// steps: 1 or 2, which alternate between dilation and erosion, beginning with an erosion or not. radius > 0.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    morphology(const T* __restrict__ labels, T* __restrict__ out, unsigned* __restrict__ workspace, int H, int W, int tile_rows,
+               int tile_columns, int words, int radius, int steps, int erosion_first, int background_high, int background_low,
+               int ignore_high, int ignore_low) {
   const long long background = join(background_high, background_low), ignore = join(ignore_high, ignore_low);
-  const int across = (W + tile - 1) / tile, tiles = (H + tile - 1) / tile * across, halo = steps * radius;
-  const int y0 = blockIdx.x % tiles / across * tile, x0 = blockIdx.x % tiles % across * tile;
-  const int y1 = min(y0 + tile, H), x1 = min(x0 + tile, W);
-  Region region{max(y0 - halo, 0), max(x0 - halo, 0)};
-  region.rows = min(y1 + halo, H) - region.top;
-  region.width = min(x1 + halo, W) - region.left;
-  region.columns = (region.width + 31) / 32;
-  const long long image = (long long)(blockIdx.x / tiles) * H * W;
-  labels += image;
-  out += image;
+  const int across = (W + tile_columns - 1) / tile_columns, tiles = (H + tile_rows - 1) / tile_rows * across;
+  const int y0 = blockIdx.x % tiles / across * tile_rows, x0 = blockIdx.x % tiles % across * tile_columns;
+  const int y1 = min(y0 + tile_rows, H), x1 = min(x0 + tile_columns, W), halo = steps * radius;
+  const Region region(max(y0 - halo, 0), max(x0 - halo, 0) / ALIGN * ALIGN, min(y1 + halo, H),
+                      min((x1 + halo + ALIGN - 1) / ALIGN * ALIGN, W));
+  const long long first = (long long)(blockIdx.x / tiles) * H * W + (long long)region.top * W + region.left;
+  labels += first;
+  out += first;
 #if IN_SHARED
   DYNAMIC_SHARED(shared);
-  unsigned* plane = reinterpret_cast<unsigned*>(shared);
+  unsigned* const memory = reinterpret_cast<unsigned*>(shared);
 #else
-  unsigned* plane = workspace + (long long)blockIdx.x * 3 * words;
+  unsigned* const memory = workspace + (long long)blockIdx.x * 5 * words;
 #endif
-  unsigned *other = plane + words, *const free = other + words;  // free: background that no class has taken
-  __shared__ long long least;
-  const int lane = threadIdx.x % 32;
+  Planes planes{memory, memory + words};
+  unsigned* const rest = memory + 2 * words;   // of no class met so far, neither background nor ignored
+  unsigned* const fixed = memory + 3 * words;  // GROWS: background; else the class itself
+  unsigned* const free = memory + 4 * words;   // GROWS: background that no class has taken
+  __shared__ int least[2];                     // the first pixel of all: of this class, and of the next, to be reset meanwhile
+  if (threadIdx.x == 0) least[0] = NONE;
 
-  bool found = false;  // a class, of which `next` is the smallest that this thread knows
-  long long next = LARGEST;
-  const auto meet = [&](long long label) {
-    if (label == background || label == ignore) return;
-    found = true;
-    next = min(next, label);
+  const auto place = [&](int row, int column) { return (long long)row * W + 32 * column; };
+  const auto own = [&](int row, int column) {  // the bits of a word that this block writes
+    const int y = region.top + row, x = region.left + 32 * column;
+    return y0 <= y && y < y1 ? lowest(x1 - x) & ~lowest(x0 - x) : 0;
   };
-  for_each_pixel(region, [&](int i, int x, int y, bool pixel) {
-    const T label = pixel ? labels[(long long)y * W + x] : T();
-    if (pixel) meet(label);
-    const unsigned bits = __ballot_sync(FULL_WARP, pixel && label == background);
-    if (lane == 0) free[i] = bits;
-    if (y0 <= y && y < y1 && x0 <= x && x < x1) out[(long long)y * W + x] = label;
+  int next = NONE;  // the first pixel of `rest` that this thread knows
+  const auto keep = [&](int i, unsigned bits) {
+    rest[i] = bits;
+    if (bits) next = min(next, 32 * i + __ffs(bits) - 1);
+  };
+  region.for_each_word([&](int i, int row, int column) {
+    const long long at = place(row, column);
+    const Labels<T> word(labels + at, min(region.width - 32 * column, 32));
+    const unsigned of_background = equal_wide(word, background);
+    if (GROWS) fixed[i] = free[i] = of_background;
+    keep(i, lowest(word.count) & ~of_background & ~equal_wide(word, ignore));
+    word.copy(out + at, own(row, column));
   });
-  for (;;) {
-    if (threadIdx.x == 0) least = LARGEST;
-    if (!__syncthreads_or(found)) return;
-    for (int distance = 16; distance; distance /= 2) next = min(next, __shfl_xor_sync(FULL_WARP, next, distance));
-    if (lane == 0) atomicMin(&least, next);
+  const int tail = min(radius, 31);  // of the last step along the rows: made together with what follows from it
+  const unsigned erodes_first = erosion_first ? FULL_WARP : 0, erodes_last = erosion_first != (steps > 1) ? FULL_WARP : 0;
+  __syncthreads();
+  for (int turn = 0;; turn ^= 1) {
+    next = __reduce_min_sync(FULL_WARP, next);
+    if (threadIdx.x % 32 == 0 && next != NONE) atomicMin(&least[turn], next);
     __syncthreads();
-    const long long current = least;
-    found = false;
-    next = LARGEST;
-    for_each_pixel(region, [&](int i, int x, int y, bool pixel) {
-      const long long label = pixel ? labels[(long long)y * W + x] : background;
-      if (label > current) meet(label);
-      const unsigned bits = __ballot_sync(FULL_WARP, pixel && label == current);
-      if (lane == 0) plane[i] = bits;
-    });
-    __syncthreads();
-    for (int i = 0; i < steps; ++i) step(plane, other, region, radius, erosion_first != i % 2);
-    for_each_pixel(region, [&](int i, int x, int y, bool) {  // what a class gains is background, and becomes it when lost
-      const bool in_class = plane[i] >> lane & 1, is_free = free[i] >> lane & 1;
-      if (y0 <= y && y < y1 && x0 <= x && x < x1) {
-        const long long at = (long long)y * W + x;
-        if (in_class && is_free) out[at] = (T)current;
-        if (!in_class && labels[at] == current) out[at] = (T)background;
+    const int pixel = least[turn];
+    if (threadIdx.x == 0) least[turn ^ 1] = NONE;
+    if (pixel == NONE) return;
+    const int word = pixel / 32;
+    const T current = labels[place(word / region.columns, word % region.columns) + pixel % 32];
+    next = NONE;
+    region.for_each_word([&](int i, int row, int column) {
+      const unsigned left = rest[i];
+      unsigned bits = 0;
+      if (left) {  // else none of its pixels is of this class
+        bits = Labels<T>(labels + place(row, column), min(region.width - 32 * column, 32)).equal(current);
+        keep(i, left & ~bits);
       }
-      __syncwarp();
-      if (lane == 0) free[i] &= ~plane[i];
+      planes.plane[i] = bits ^ erodes_first;
+      if (!GROWS) fixed[i] = bits;
     });
     __syncthreads();
+    if (steps > 1) {
+      planes.dilate_rows(region, radius);
+      planes.dilate_columns(region, radius, true);  // from a dilation to an erosion or back
+    }
+    planes.dilate_columns(region, radius, false);
+    planes.dilate_rows(region, radius - tail);
+    const Row from{planes.plane, region};
+    region.for_each_word([&](int i, int row, int column) {
+      const unsigned owned = own(row, column);
+      if (!owned) return;
+      const unsigned result = from.dilated(i, column, tail) ^ erodes_last;
+      T* const to = out + place(row, column);
+      unsigned changed = fixed[i] & (GROWS ? result : ~result) & owned;
+      const unsigned claimed = GROWS ? ~free[i] : 0;
+      if (GROWS && changed) free[i] &= ~result;
+      for (; changed; changed &= changed - 1) {
+        const int bit = __ffs(changed) - 1;
+        if (!GROWS)
+          to[bit] = (T)background;
+        else if (!(claimed >> bit & 1) || current < to[bit])
+          to[bit] = current;
+      }
+    });
   }
 }

@@ -40,6 +40,10 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   for (int i = 0; i < 4; ++i) r |= (unsigned)(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
   return r;
 }
+inline unsigned __dp4a(unsigned x, unsigned y, unsigned sum) {
+  for (int i = 0; i < 32; i += 8) sum += (x >> i & 255) * (y >> i & 255);
+  return sum;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
 inline int __mulhi(int a, int b) { return (int64_t)a * b >> 32; }
 inline unsigned __float_as_uint(float x) { return (unsigned)cuda_host::bits(x); }

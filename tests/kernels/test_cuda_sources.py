@@ -63,8 +63,9 @@ VARIANTS = {
         _GUIDED_FILTER | dict(Z_TYPE="bfloat_t", RADIUS=0),
     ],
     "label_closing": [
-        dict(LABEL_TYPE="unsigned char", IN_SHARED=1),
-        dict(LABEL_TYPE="long long", IN_SHARED=0),
+        dict(LABEL_TYPE="unsigned char", PACK=16, GROWS=1, IN_SHARED=1),
+        dict(LABEL_TYPE="unsigned char", PACK=1, GROWS=0, IN_SHARED=1),
+        dict(LABEL_TYPE="long long", PACK=2, GROWS=1, IN_SHARED=0),
     ],
     "slic": [dict(IMAGE_TYPE="unsigned char"), dict(IMAGE_TYPE="half_t"), dict(IMAGE_TYPE="double")],
     "superpixel_walk": [

@@ -55,11 +55,13 @@ def by_cv2(labels, operation, k, background=0, ignore=255):
         ((1, 1, 1), 15),
         ((2, 5, 7), 3),
         ((3, 9, 63), 1),
-        ((1, 70, 90), 15),  # four tiles
+        ((1, 70, 144), 15),  # four tiles, read by sixteens
+        ((1, 70, 132), 9),  # by fours
         ((1, 66, 129), 5),
         ((1, 100, 30), 51),
         ((1, 40, 65), 1001),  # the element exceeds the image
         ((1, 12, 300), 65),  # shifts by a whole word
+        ((1, 260, 9), 181),  # along columns, in four passes
     ],
     ids=str,
 )
@@ -96,13 +98,16 @@ def test_a_large_element_takes_a_workspace():
     assert torch.equal(result, ops.label_closing(labels, 301))
 
 
+@pytest.mark.parametrize("width", [16, 17, 36])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_types_and_strides(dtype):
-    labels = speckles((2, 13, 17), dtype)
+def test_types_and_strides(dtype, width):
+    labels = speckles((2, 13, width), dtype)
     before, strided = labels.clone(), labels.transpose(1, 2).contiguous().transpose(1, 2)
     with cuda_host.on_cpu():
         result = kernels.label_closing(labels, 5, 0, 255)
         assert torch.equal(kernels.label_closing(strided, 5, 0, 255), result)
+        buffer = torch.cat([labels.new_zeros(1), labels.flatten()])  # not aligned for reads of several
+        assert torch.equal(kernels.label_closing(buffer[1:].view(labels.shape), 5, 0, 255), result)
     assert result.dtype == dtype and torch.equal(labels, before)
     assert torch.equal(result, reference.label_closing(labels, 5, 0, 255))
 
@@ -119,17 +124,32 @@ def test_background_and_labels_of_any_value():
     assert torch.equal(out, reference.label_closing(labels, 3, 7, low))
 
 
-def test_many_classes():
-    labels = torch.arange(12 * 40).view(1, 12, 40) % 97
-    with cuda_host.on_cpu(order=3):
-        assert torch.equal(kernels.label_closing(labels, 5, 0, 255), ops.label_closing(labels, 5))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_classes(dtype):
+    """In an order of their labels that is not that of their pixels; each grows into what several claim."""
+    labels = (torch.arange(12 * 40) * 61 % 97 * (torch.arange(12 * 40) % 3 == 0)).view(1, 12, 40).to(dtype)
+    for operation in kernels.STEPS:
+        result = cuda_host.every_order(lambda op=operation: kernels.label_morphology(labels, op, 5, 0, 255))
+        assert torch.equal(result, by_cv2(labels, operation, 5))
+
+
+def test_every_byte_is_told_from_every_other():
+    labels = torch.arange(256, dtype=torch.uint8).repeat_interleave(3).view(1, 1, -1)
+    for label in range(0, 256, 5):
+        with cuda_host.on_cpu():
+            result = kernels.label_morphology(labels, "erosion", 3, (label + 1) % 256, label)
+        kept = (torch.arange(3 * 256) % 3 == 1) | (labels[0, 0] == label) | (labels[0, 0] == (label + 1) % 256)
+        kept[0] = kept[-1] = True  # nothing lies outside
+        assert torch.equal(result[0, 0], torch.where(kept, labels[0, 0].int(), (label + 1) % 256).to(torch.uint8))
 
 
 FAULTS = {
-    "no barrier between the passes": ("__syncthreads();\n      unsigned* const swap", "unsigned* const swap"),
-    "no barrier after packing": ("__syncthreads();\n    for (int i = 0; i < steps", "for (int i = 0; i < steps"),
-    "the last warp's class, not the smallest": ("atomicMin(&least, next)", "if (next < LARGEST) least = next"),
-    "the smallest class read too early": ("__syncthreads();\n    const long long current", "const long long current"),
+    "no barrier between the passes": ("__syncthreads();\n    unsigned* const swap", "unsigned* const swap"),
+    "no barrier after packing": ("__syncthreads();\n    if (steps > 1)", "if (steps > 1)"),
+    "the last class, not the smallest": ("|| current < to[bit]", "|| true"),
+    "the first class, not the smallest": ("|| current < to[bit]", ""),
+    "rows at the region's edge not seen": ("? column : i", "? i : i"),
+    "pixels beyond the region seen": ("words[i] & region.inside(column)", "words[i]"),
 }
 
 
@@ -138,16 +158,17 @@ def test_a_planted_fault_is_seen(fault):
     """What these tests rest on: the orders of the threads tell a race."""
     right, wrong = FAULTS[fault]
     y, x = torch.meshgrid(torch.arange(61), torch.arange(60), indexing="ij")
-    labels = torch.where((y % 4 < 2) & (x % 4 < 2), y // 4 * 15 + x // 4, 0)[None]  # each class is in one place alone
+    labels = torch.where((y % 4 < 2) & (x % 4 < 2), (y // 4 * 15 + x // 4 + 100) * 7 % 241, 0)[None]
     source = _cuda.source
+    assert right in source("label_closing", {})
 
     def faulty(*args):
-        assert right in source(*args)
         return source(*args).replace(right, wrong)
 
     with mock.patch.object(_cuda, "source", faulty), pytest.raises((AssertionError, cuda_host.KernelError)) as seen:
-        result = cuda_host.every_order(lambda: kernels.label_closing(labels, 5, 0, 255))
-        assert torch.equal(result, ops.label_closing(labels, 5))
+        for operation in ("closing", "dilation"):
+            result = cuda_host.every_order(lambda op=operation: kernels.label_morphology(labels, op, 17, 0, 255))
+            assert torch.equal(result, by_cv2(labels, operation, 17))
     assert "error:" not in str(seen.value), "it does not compile"
 
 
