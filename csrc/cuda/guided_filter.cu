@@ -45,13 +45,13 @@ __device__ __forceinline__ void solve_guide(const A (&mean)[9], A eps, A (&solve
   const A xy = mean[4] - x * y, xz = mean[5] - x * z, yz = mean[7] - y * z;
   A d0 = mean[3] - x * x + eps, d1, d2;
   d0 = d0 < eps ? eps : d0;
-  const A i0 = 1 / d0, l10 = xy * i0, l20 = xz * i0;
+  const A i0 = reciprocal(d0), l10 = xy * i0, l20 = xz * i0;
   d1 = mean[6] - y * y + eps - l10 * xy;
   d1 = d1 < eps ? eps : d1;
-  const A i1 = 1 / d1, l21 = (yz - l20 * xy) * i1;
+  const A i1 = reciprocal(d1), l21 = (yz - l20 * xy) * i1;
   d2 = mean[8] - z * z + eps - l20 * xz - l21 * l21 * d1;
   d2 = d2 < eps ? eps : d2;
-  const A i2 = 1 / d2, m20 = l10 * l21 - l20;
+  const A i2 = reciprocal(d2), m20 = l10 * l21 - l20;
   solved[0] = x, solved[1] = y, solved[2] = z;
   solved[3] = i0 + l10 * l10 * i1 + m20 * m20 * i2, solved[4] = -l10 * i1 - m20 * l21 * i2, solved[5] = m20 * i2;
   solved[6] = i1 + l21 * l21 * i2, solved[7] = -l21 * i2, solved[8] = i2;
@@ -90,6 +90,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     near[c] = unit<A>(guide[((long long)c * H + (y0 + y1) / 2) * W + min(at.x - 4 * at.lane + STRIP / 2, W - 1)]);
     shift[c] = near[c] - origin(guide, c, H, W);
   }
+  A inverse_n[4];  // 1 / columns of the window
+#pragma unroll
+  for (int j = 0; j < 4; ++j) inverse_n[j] = reciprocal((A)count(min(at.x + j, W - 1), W, R));
   A sum[9][4] = {};
   const auto add = [&](int y, A sign) {
 #pragma unroll
@@ -117,12 +120,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 #pragma unroll
     for (int q = 0; q < 9; ++q) window_sums(sum[q], window[q], at.lane);
     A solved[9][4];
+    const A inverse_rows = reciprocal((A)count(y, H, R));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const A n = (A)(count(y, H, R) * count(min(at.x + j, W - 1), W, R));
+      const A inverse = inverse_rows * inverse_n[j];
       A mean[9], result[9];
 #pragma unroll
-      for (int q = 0; q < 9; ++q) mean[q] = window[q][j] / n;
+      for (int q = 0; q < 9; ++q) mean[q] = window[q][j] * inverse;
       solve_guide(mean, (A)eps, result);
 #pragma unroll
       for (int q = 0; q < 9; ++q) solved[q][j] = result[q] + (q < 3 ? shift[q] : 0);

@@ -6,7 +6,7 @@
 
 #include "language.h"
 
-using std::fma;
+using std::fma, std::fmaf;
 template <class V>  // those of <algorithm>, a header that takes longer to compile than a kernel
 V max(V a, V b) {
   return a < b ? b : a;

@@ -4,6 +4,7 @@ one."""
 import cuda_host
 import pytest
 import torch
+from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import guided_filter as kernels
 from support.capture import captured
 
@@ -129,6 +130,16 @@ def test_a_nan_stays_in_its_map(radius):
         result = kernels.guided_filter(z, guide, radius, EPS, False)
     assert result[0, 1, 12:29, 12:29].isnan().all()
     assert not result[0, [0, 2, 3, 4, 5]].isnan().any()
+
+
+def test_bytes_are_divided_by_255_exactly():
+    kernel = """extern "C" __global__ void units(const unsigned char* x, float* y) {
+      y[threadIdx.x] = unit<float>(x[threadIdx.x]);
+    }"""
+    header = (_cuda.SOURCES / "common/camguide.cuh").read_text().replace("#pragma once", "")
+    x, y = torch.arange(256, dtype=torch.uint8), torch.empty(256)
+    cuda_host.run(f"{header}\n{kernel}", "units", 1, 256, (x, y))
+    assert torch.equal(y, x.float() / 255)
 
 
 def test_the_op_is_served_by_it():

@@ -69,14 +69,15 @@ __device__ __forceinline__ void narrow(float x, bfloat_t& to) {
 #endif
 }
 
-// An image channel as a float in [0, 1]: bytes are 0-255.
+// An image channel as a float in [0, 1]: bytes are 0-255. Their quotient by 255, rounded as a division would, for every byte.
 template <class A, class G>
 __device__ __forceinline__ A unit(G x) {
   return (A)widen(x);
 }
 template <class A>
 __device__ __forceinline__ A unit(unsigned char x) {
-  return (A)((float)x / 255.0f);
+  const float value = (float)x, quotient = value * (1.0f / 255.0f);
+  return (A)fmaf(fmaf(-255.0f, quotient, value), 1.0f / 255.0f, quotient);
 }
 
 // To the last bit or two, without the detour by which 1 / x reaches the subnormal numbers.
