@@ -113,3 +113,9 @@ def _value(x: Tensor | int | float) -> ctypes._SimpleCData:
     if not -(2**31) <= x < 2**31:  # ctypes would wrap it
         raise ValueError(f"the CUDA kernels count in 32 bits, and these tensors are too large for it: {x}")
     return ctypes.c_int(x)
+
+
+def multiprocessors() -> tuple[int, int]:
+    """How many the current GPU has, and the bytes of shared memory of each (PyTorch keeps a device's properties)."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return properties.multi_processor_count, properties.shared_memory_per_multiprocessor

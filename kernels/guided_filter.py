@@ -1,13 +1,23 @@
 """Launches csrc/cuda/guided_filter.cu, where the formula stands."""
 
+import functools
+
 import torch
 from torch import Tensor
 
 from . import _cuda
 
 STRIP = 128  # columns of a warp, four a thread
-ROWS, GUIDE_ROWS = 32, 8  # rows that a warp marches down. More: less done twice at the seams; fewer: more warps
-WARPS = 4  # of a block: channels of one strip, which read the guide's statistics at the same time
+GUIDE_ROWS = 8  # that a warp marches down. More: less done twice at the seams; fewer: more warps
+MOST_ROWS = 64  # the same of the filter, at most: so far its sums drift, and a NaN gets
+MOST_WARPS = 8  # of a block
+SHARED, RESERVED = (
+    99 * 1024,
+    1024,
+)  # what a block has from sm_80 on, and what each block costs its multiprocessor besides
+WORKSPACE = (
+    64 * 2**20
+)  # bytes at most for windows too large for a strip, if one class does with that (13 values a pixel)
 LARGEST_RADIUS = {torch.float32: 16, torch.float64: 8}  # by what is computed in: a warp's rows of (a, b) fit in 72 KB
 PLANES, BLOCK = 12, 32  # guide, mean, inverse; columns whose planes lie together
 
@@ -19,22 +29,59 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bo
     radius = min(radius, max(h, w))  # nothing lies further out
     wide = torch.promote_types(z.dtype, torch.float32)
     out = torch.empty_like(z)
-    statistics = z.new_empty((b, h, -(-w // BLOCK), PLANES, BLOCK), dtype=wide)
-    if radius > LARGEST_RADIUS[wide]:
-        for i in range(b):  # one image at a time: its workspaces stay in the cache
-            _wide(z[i], guide[i], statistics[i], out[i], radius, eps, adjoint)
+    too_large = radius > LARGEST_RADIUS[wide]
+    statistics = z.new_empty((1 if too_large else b, h, -(-w // BLOCK), PLANES, BLOCK), dtype=wide)
+    if too_large:
+        for i in range(b):  # one image at a time, and as many classes as leave the workspaces in the cache
+            _wide(z[i], guide[i], statistics[0], out[i], radius, eps, adjoint)
         return out
 
     ring = (2 * radius + 1) * STRIP * 4 * statistics.element_size()
-    warps = WARPS if ring * WARPS <= 99 * 1024 else 1  # what a block has from sm_80 on
+    count, shared = _cuda.multiprocessors()
+    warps = _warps(k, ring, shared)
     launch = _launcher(z, guide, radius, warps)
     strips = _strips(w, radius)
     total = b * -(-h // GUIDE_ROWS) * strips
     launch("guide_statistics", -(-total // warps), 32 * warps, (guide, statistics, b, h, w, strips, eps))
     strips = _strips(w, 2 * radius)
-    blocks = b * -(-h // ROWS) * strips * -(-k // warps)
-    launch("guided_filter", blocks, 32 * warps, (z, statistics, out, k, h, w, strips, int(adjoint)), warps * ring)
+    columns = b * strips * -(-k // warps)  # of blocks
+    rows = _rows(h, columns, radius, count * _resident(warps, ring, shared))
+    args = (z, statistics, out, k, h, w, strips, rows, int(adjoint))
+    launch("guided_filter", columns * -(-h // rows), 32 * warps, args, warps * ring)
     return out
+
+
+def _resident(warps: int, ring: int, shared: int) -> int:
+    """Blocks that a multiprocessor's shared memory has room for."""
+    return max(1, shared // (warps * ring + RESERVED))
+
+
+@functools.cache
+def _warps(k: int, ring: int, shared: int) -> int:
+    """Warps of a block: classes of one strip, which read the guide's statistics at the same time.
+
+    What counts is how many have work on a multiprocessor. One alone waits for the statistics about as long as for all
+    else; that is shared by the warps of a block. (Counted in bytes, not timed.)
+    """
+
+    def worth(warps: int) -> float:
+        return _resident(warps, ring, shared) * k / -(-k // warps) * warps / (warps + 1)
+
+    return max((n for n in range(1, min(k, MOST_WARPS) + 1) if n == 1 or n * ring <= SHARED), key=worth)
+
+
+@functools.cache
+def _rows(h: int, columns: int, radius: int, slots: int) -> int:
+    """Rows that a warp marches down, of so many columns of blocks where `slots` blocks run at a time.
+
+    It takes 2 r rows before its first comes out, and half as long for the first sums; the last blocks should not run
+    alone.
+    """
+
+    def time(rows: int) -> int:
+        return -(-columns * -(-h // rows) // slots) * (2 * rows + 5 * radius)
+
+    return min(range(8, MOST_ROWS + 1, 8), key=lambda rows: (time(rows), -rows))
 
 
 def _strips(width: int, reach: int) -> int:
@@ -49,7 +96,8 @@ def _wide(
     k, h, w = z.shape
     length = max(2 * radius + 1, 32)  # of a thread's run: at least what its first sum costs
     launch = _launcher(z, guide, 0, 4)
-    one, other = (statistics.new_empty((max(4 * k, 9), h, w)) for _ in range(2))
+    chunk = max(1, min(k, WORKSPACE // (8 * h * w * statistics.element_size())))
+    one, other = (statistics.new_empty((planes, h, w)) for planes in (max(4 * chunk, 9), 4 * chunk))
 
     def columns(kernel: str, planes: int, *args) -> None:
         launch(kernel, -(-planes * w * -(-h // length) // 128), 128, args)
@@ -59,10 +107,12 @@ def _wide(
 
     columns("wide_guide_columns", 1, guide, one, h, w, radius, length)
     rows("wide_guide_rows", 1, guide, one, statistics, h, w, radius, length, eps)
-    columns("wide_z_columns", k, z, statistics, one, k, h, w, radius, length, int(adjoint))
-    rows("wide_solve_rows", k, one, statistics, other, k, h, w, radius, length)
-    columns("wide_ab_columns", 4 * k, other, one, k, h, w, radius, length)
-    rows("wide_out_rows", k, one, statistics, out, k, h, w, radius, length, int(adjoint))
+    for maps, results in zip(z.split(chunk), out.split(chunk), strict=True):
+        n = len(maps)
+        columns("wide_z_columns", n, maps, statistics, one, n, h, w, radius, length, int(adjoint))
+        rows("wide_solve_rows", n, one, statistics, other, n, h, w, radius, length)
+        columns("wide_ab_columns", 4 * n, other, one, n, h, w, radius, length)
+        rows("wide_out_rows", n, one, statistics, results, n, h, w, radius, length, int(adjoint))
 
 
 def _launcher(z: Tensor, guide: Tensor, radius: int, warps: int):
@@ -74,7 +124,6 @@ def _launcher(z: Tensor, guide: Tensor, radius: int, warps: int):
         "RADIUS": radius,
         "VECTOR": int(vector),
         "WARPS": warps,
-        "ROWS": ROWS,
         "GUIDE_ROWS": GUIDE_ROWS,
     }
 

@@ -13,10 +13,10 @@
 // subtract wait in shared memory. A warp needs no other, so there is no barrier. Per pixel and channel at r = 4 that costs about
 // 140 instructions and 45 words through the shared-memory pipe, where taps read one by one would cost 210 words.
 //
-// Compulsory bytes: z, q and the guide once. Sums restart every ROWS rows, which bounds both their drift and how far a NaN gets.
+// Compulsory bytes: z, q and the guide once. Sums restart every `rows` rows, which bounds both their drift and how far a NaN gets.
 //
-// Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; ROWS and GUIDE_ROWS that
-// a warp marches down. RADIUS 0 selects the form for windows too large for a strip.
+// Macros: Z_TYPE and GUIDE_TYPE; RADIUS; VECTOR: rows of z and q can be read by fours; WARPS of a block; GUIDE_ROWS that a warp
+// marches down for the statistics. RADIUS 0 selects the form for windows too large for a strip.
 #include "common/camguide.cuh"
 
 typedef Z_TYPE T;
@@ -71,7 +71,7 @@ __device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, co
 
 #include "guided_filter_strip.cuh"
 
-// Shared memory, not registers, bounds the warps of a multiprocessor (4 on sm_89, 12 on sm_90 at r = 4). __launch_bounds__(n, 1)
+// Shared memory, not registers, bounds the warps of a multiprocessor (5 on sm_89, 12 on sm_90 at r = 4). __launch_bounds__(n, 1)
 // tells the compiler, which else would save registers at the price of loads that wait.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     guide_statistics(const G* __restrict__ guide, A* __restrict__ statistics, int B, int H, int W, int strips, double eps) {
@@ -148,16 +148,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
     guided_filter(const T* __restrict__ z, const A* __restrict__ statistics, T* __restrict__ out, int K, int H, int W,
-                  int strips, int adjoint) {
+                  int strips, int rows, int adjoint) {
   DYNAMIC_SHARED(shared);
   // Channels of one strip are neighbours: what they read of the guide is in the L1 cache for all but the first.
-  const int groups = (K + WARPS - 1) / WARPS, chunks = (H + ROWS - 1) / ROWS;
+  const int groups = (K + WARPS - 1) / WARPS, chunks = (H + rows - 1) / rows;
   const int warp = threadIdx.x / 32, k = blockIdx.x % groups * WARPS + warp;
   const int strip = blockIdx.x / groups % strips, chunk = blockIdx.x / groups / strips % chunks;
   const long long b = blockIdx.x / groups / strips / chunks;
   if (k >= K) return;
   const Place at(strip, round4(2 * R), W);
-  const int y0 = chunk * ROWS, y1 = min(y0 + ROWS, H);
+  const int y0 = chunk * rows, y1 = min(y0 + rows, H);
   z += (b * K + k) * H * W;
   out += (b * K + k) * H * W;
   const long long length = row_length(W);

@@ -33,6 +33,7 @@ CHECKS = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero"
 FLAGS = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing"]
 FLAGS += ["-ffp-contract=off", f"-fsanitize={CHECKS}", "-fsanitize-undefined-trap-on-error"]
 SHARED_LIMIT = 99 * 1024  # of a block on sm_86, sm_89 and sm_120; others have more
+MULTIPROCESSORS = (34, 100 * 1024)  # of an RTX 4060 Ti, and their shared memory
 ORDERS = (0, 1, 2, 3)  # of the threads: ascending, descending, shuffled by this seed
 
 Result = TypeVar("Result")
@@ -117,7 +118,8 @@ def on_cpu(order: int = 0, resident_blocks: int = 0) -> Iterator[None]:
         run(_cuda.source(op, defines), kernel, blocks, threads, args, shared=shared, order=order)
 
     resident = mock.patch.object(_cuda, "resident_blocks", lambda per_multiprocessor: resident_blocks)
-    with mock.patch.object(_cuda, "launch", launch), resident, _Poison():
+    multiprocessors = mock.patch.object(_cuda, "multiprocessors", lambda: MULTIPROCESSORS)
+    with mock.patch.object(_cuda, "launch", launch), resident, multiprocessors, _Poison():
         yield
 
 

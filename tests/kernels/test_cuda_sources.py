@@ -19,7 +19,7 @@ CAPABILITIES = (80, 89, 90, 120)
 
 
 # The macros of each source, as its launcher may set them: what takes the most registers, and each form.
-_GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, ROWS=32, GUIDE_ROWS=8)
+_GUIDED_FILTER = dict(GUIDE_TYPE="float", VECTOR=1, WARPS=4, GUIDE_ROWS=8)
 _EDGE_SUPPORT = dict(IMAGE_TYPE="float", VECTOR=1, COLUMNS=4, WHOLE=1, GROUP=128, POOL=4)
 _BYTES = _EDGE_SUPPORT | dict(IMAGE_TYPE="unsigned char", COLUMNS=8, GROUP=64)
 _DENSE_CRF = dict(INPUT=0, INPUT_TYPE="float", VALUE="float", QUADS=8, CORNERS_0=3, CORNERS_1=6)

@@ -132,6 +132,64 @@ def test_a_nan_stays_in_its_map(radius):
     assert not result[0, [0, 2, 3, 4, 5]].isnan().any()
 
 
+ADA, HOPPER = 100 * 1024, 228 * 1024  # shared memory of a multiprocessor
+
+
+@pytest.mark.parametrize(
+    "k, radius, shared, warps",
+    [
+        (1, 4, ADA, 1),  # none without work, which would hold memory
+        (2, 4, ADA, 2),
+        (20, 4, ADA, 5),  # 4 x 5, all that a multiprocessor has room for
+        (21, 4, ADA, 5),
+        (20, 4, HOPPER, 4),  # three blocks
+        (21, 4, HOPPER, 3),  # 7 x 3, four blocks
+        (1, 4, HOPPER, 1),
+        (21, 16, ADA, 1),  # more do not fit
+        (21, 1, ADA, 8),
+    ],
+)
+def test_warps_of_a_block(k, radius, shared, warps):
+    ring = (2 * radius + 1) * kernels.STRIP * 16
+    assert kernels._warps(k, ring, shared) == warps
+    assert warps * ring <= kernels.SHARED
+
+
+def test_rows_fill_the_multiprocessors():
+    assert kernels._rows(512, 35, 4, 132 * 4) == 40  # in one wave; 32 would take two
+    assert kernels._rows(512, 25, 4, 34) == 64
+    assert kernels._rows(10, 1, 4, 34) == 8  # no row of a small image waits for another
+
+
+@pytest.mark.parametrize("k, shared", [(1, ADA), (5, ADA), (5, HOPPER), (7, HOPPER), (8, 10**6)])
+def test_sizes_of_another_gpu(k, shared, monkeypatch):
+    """What a GPU of many multiprocessors, or of much shared memory, is given."""
+    z, guide = case((1, k, 70, 36))
+    monkeypatch.setattr(cuda_host, "MULTIPROCESSORS", (1000 // k, shared))
+    with cuda_host.on_cpu():
+        result = kernels.guided_filter(z, guide, 4, EPS, False)
+    assert error(result, exact(z, guide, 4, False)) <= 1e-5
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["forward", "adjoint"])
+@pytest.mark.parametrize("classes", [0, 1, 2, 3])
+def test_bounded_workspaces_of_large_windows(classes, adjoint, monkeypatch):
+    z, guide = case((2, 5, 30, 26))
+    with cuda_host.on_cpu():
+        expected = kernels.guided_filter(z, guide, 20, EPS, adjoint)
+        monkeypatch.setattr(kernels, "WORKSPACE", classes * 8 * 30 * 26 * 4)
+        taken, launch = set(), _cuda.launch
+
+        def recorded(*args, **options):
+            taken.update((a.data_ptr(), a.nbytes) for a in args[4] if isinstance(a, torch.Tensor) and a.dim() == 3)
+            launch(*args, **options)
+
+        monkeypatch.setattr(_cuda, "launch", recorded)
+        assert torch.equal(kernels.guided_filter(z, guide, 20, EPS, adjoint), expected)
+    planes = max(8 * classes, 13, 9 + 4 * classes)
+    assert max(size for _, size in taken) <= planes * 30 * 26 * 4
+
+
 def test_bytes_are_divided_by_255_exactly():
     kernel = """extern "C" __global__ void units(const unsigned char* x, float* y) {
       y[threadIdx.x] = unit<float>(x[threadIdx.x]);
