@@ -14,10 +14,8 @@ MOST_WARPS = 8  # of a block
 SHARED, RESERVED = (
     99 * 1024,
     1024,
-)  # what a block has from sm_80 on, and what each block costs its multiprocessor besides
-WORKSPACE = (
-    64 * 2**20
-)  # bytes at most for windows too large for a strip, if one class does with that (13 values a pixel)
+)  # what a block has from sm_80 on; what each costs its multiprocessor besides
+WORKSPACE = 64 * 2**20  # bytes for windows too large for a strip, or what one class takes: 13 values a pixel
 LARGEST_RADIUS = {torch.float32: 16, torch.float64: 8}  # by what is computed in: a warp's rows of (a, b) fit in 72 KB
 PLANES, BLOCK = 12, 32  # guide, mean, inverse; columns whose planes lie together
 
@@ -102,8 +100,8 @@ def _wide(
     def columns(kernel: str, planes: int, *args) -> None:
         launch(kernel, -(-planes * w * -(-h // length) // 128), 128, args)
 
-    def rows(kernel: str, planes: int, *args) -> None:
-        launch(kernel, -(-planes * h * -(-w // length) // 128), 128, args)
+    def rows(kernel: str, planes: int, *args) -> None:  # a warp for each run
+        launch(kernel, -(-planes * h * -(-w // length) // 4), 128, args)
 
     columns("wide_guide_columns", 1, guide, one, h, w, radius, length)
     rows("wide_guide_rows", 1, guide, one, statistics, h, w, radius, length, eps)

@@ -1,6 +1,8 @@
 """guided_filter on CUDA: csrc/cuda/guided_filter.cu, run on the CPU by tests/cuda_host, and on a GPU where there is
 one."""
 
+from types import SimpleNamespace
+
 import cuda_host
 import pytest
 import torch
@@ -44,6 +46,7 @@ def error(result, expected):
         ((1, 1, 35, 150), 16),  # the largest radius of a strip
         ((1, 2, 9, 3), 2),
         ((1, 3, 40, 23), 17),  # too large for a strip
+        ((1, 2, 5, 131), 25),  # runs of several warps' widths and what is left
         ((2, 2, 6, 70), 10**9),
     ],
     ids=str,
@@ -155,6 +158,13 @@ def test_warps_of_a_block(k, radius, shared, warps):
     assert warps * ring <= kernels.SHARED
 
 
+def test_what_the_gpu_has(monkeypatch):
+    found = SimpleNamespace(multi_processor_count=132, shared_memory_per_multiprocessor=HOPPER)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {1: found}.__getitem__)
+    assert _cuda.multiprocessors() == (132, HOPPER)
+
+
 def test_rows_fill_the_multiprocessors():
     assert kernels._rows(512, 35, 4, 132 * 4) == 40  # in one wave; 32 would take two
     assert kernels._rows(512, 25, 4, 34) == 64
@@ -211,6 +221,7 @@ GPU_SHAPES = [
     ((2, 7, 61, 67), 4),
     ((1, 3, 300, 516), 16),
     ((1, 5, 100, 90), 60),
+    ((1, 40, 700, 500), 30),  # classes in several portions
 ]
 
 
