@@ -110,9 +110,9 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int q = 0; q < 9; ++q) v[q] = sums[((long long)q * H + s.line) * W + x];
   };
   const auto write = [&](int x, const A(&sum)[9]) {
-    const A n = (A)count(s.line, H, radius) * (A)count(x, W, radius);
+    const A inverse_n = reciprocal((A)count(s.line, H, radius) * (A)count(x, W, radius));
     A mean[9], solved[9];
-    for (int q = 0; q < 9; ++q) mean[q] = sum[q] / n;
+    for (int q = 0; q < 9; ++q) mean[q] = sum[q] * inverse_n;
     solve_guide(mean, (A)eps, solved);
     for (int c = 0; c < 3; ++c)
       statistics[at(GUIDE + c, s.line, x, W)] = unit<A>(guide[((long long)c * H + s.line) * W + x]) - middle[c];
@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(128)
   const A columns = (A)count(s.line, W, radius);
   const auto read = [&](int y, A(&v)[4]) {
     v[0] = widen(z[((long long)s.plane * H + y) * W + s.line]);
-    if (adjoint) v[0] /= columns * (A)count(y, H, radius);
+    if (adjoint) v[0] *= reciprocal(columns * (A)count(y, H, radius));
     for (int c = 0; c < 3; ++c) v[c + 1] = statistics[at(GUIDE + c, y, s.line, W)] * v[0];
   };
   const auto write = [&](int y, const A(&sum)[4]) {
@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(128)
     A mu[3], inverse[6], result[4];
     for (int q = 0; q < 3; ++q) mu[q] = statistics[at(MEAN + q, s.line, x, W)];
     for (int q = 0; q < 6; ++q) inverse[q] = statistics[at(INVERSE + q, s.line, x, W)];
-    solve(sum, 1 / ((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, inverse, result);
+    solve(sum, reciprocal((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, inverse, result);
     for (int q = 0; q < 4; ++q) ab[place(q, x)] = result[q];
   };
   running_sums_of_warp<4>(s.from, s.to, W, radius, read, write);
@@ -178,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(128)
   const auto write = [&](int x, const A(&sum)[4]) {
     A q = sum[3];
     for (int c = 0; c < 3; ++c) q += sum[c] * statistics[at(GUIDE + c, s.line, x, W)];
-    if (!adjoint) q /= (A)count(s.line, H, radius) * (A)count(x, W, radius);
+    if (!adjoint) q *= reciprocal((A)count(s.line, H, radius) * (A)count(x, W, radius));
     narrow(q, out[((long long)s.plane * H + s.line) * W + x]);
   };
   running_sums_of_warp<4>(s.from, s.to, W, radius, read, write);

@@ -2,21 +2,21 @@
 //
 // With a square of radius r a pixel depends on the labels within r for each step (dilation, erosion) alone. So a block takes a
 // tile of pixels with that halo and works on one class after the other as a bit plane in shared memory: the host need not know
-// which labels there are. The next class is that of the first pixel none has claimed yet: their order is of no matter, since the
-// smallest of those that grow into a pixel is kept.
+// which labels there are. The next class is that of the first pixel that belongs to none of those before. Their order does not
+// matter: of several that grow into a pixel it keeps the smallest.
 //
 // A thread works on words: 32 neighbouring pixels of a row, whose labels it compares four at a time where they are bytes. Words
 // lie row by row, so that the one `n` rows above is n * columns before, and what two threads next to each other read of the
 // planes lies in neighbouring banks. A thread always meets the same words: what it alone needs takes no barrier.
 //
-// Up to 31 pixels along a row a dilation needs the words next to it alone, and is made in registers. Along a column one that has
-// grown to g takes in the rows at distances up to 2 g + 1, and those 2 g + 1 further, in one pass: 0, 2, 12, 62, ... An erosion
-// is the dilation of what is not there. Nothing lies outside the image; and what is shifted out of the region along a row is not
-// missed: by at most g + 1, the pixels next to its edge see the others directly.
+// A dilation by up to 31 pixels along a row needs only the words next to it, and is made in registers; a longer one goes on in
+// passes, from g to at most 2 g + 1. Along a column a pass takes the rows at a distance of up to 2 g + 1, and those 2 g + 1
+// further: 0, 2, 12, 62, ... An erosion is the dilation of what is not there. Nothing lies outside the image, and nothing that
+// a tile needs outside its region.
 //
 // Macros: LABEL_TYPE; PACK, the labels that can be read at once (rows begin at multiples of it); GROWS: the operation writes
-// classes on background (dilation, closing), or else background on classes; IN_SHARED: the planes fit in shared memory, and lie in
-// a workspace otherwise.
+// classes on background (dilation, closing), or else background on classes; IN_SHARED: the planes fit in shared memory, and lie
+// in a workspace otherwise.
 #include "common/camguide.cuh"
 
 typedef LABEL_TYPE T;
