@@ -66,8 +66,9 @@ def define_loss(
     op must not hold on to it. `reference(*inputs)` is the twin, `count(*inputs)` gives N > 0 in the loss's dtype;
     neither takes `need_grad`. N need not be a number of pixels: any factor that keeps grad within the range of fp16
     does. With `parts`, the reference returns (loss, parts) and the op a fourth tensor: the [parts] values that the loss
-    is made of, without gradient.
+    is made of, without gradient. To differentiate the gradient raises.
     """
+    name = schema[: schema.index("(")]
 
     def results(*args) -> tuple[Tensor, ...]:  # the loss, and its parts if there are any
         return reference(*args) if parts else (reference(*args),)
@@ -95,16 +96,46 @@ def define_loss(
         ctx.set_materialize_grads(False)  # or autograd makes zeros in the shape of grad for backward to ignore
         ctx.save_for_backward(grad, scale)
         ctx.others = len(inputs) - 1
+        with _autograd_inside():
+            ctx.origin = inputs[0][:0].clone()  # leads to the input and does not keep its memory
 
     def backward(ctx, upstream, *_):
         if upstream is None:  # an undefined gradient is 0
             return (None,) * (1 + ctx.others)
         grad, scale = ctx.saved_tensors
-        return (_scaled(grad, upstream * scale), *[None] * ctx.others)
+        result = once(name, lambda: _scaled(grad, upstream * scale), upstream, ctx.origin)
+        return (result, *[None] * ctx.others)
 
     define(schema, reference=row, fake=fake, kernel=kernel)
-    name = schema[: schema.index("(")]
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=save, lib=library)
+
+
+def once(op: str, gradient: Callable[[], Tensor], upstream: Tensor, origin: Tensor) -> Tensor:
+    """gradient() inside a backward. Where autograd records it (`create_graph=True`), its own gradient, to what upstream
+    and origin come from, raises: without a formula for it, autograd would take it for 0."""
+    if not torch.is_grad_enabled():
+        return gradient()
+    with torch.no_grad():
+        result = gradient()
+    return torch.ops.camguide_fast._once(result, upstream, origin, op)
+
+
+def _no_second_derivative(ctx, _):
+    raise RuntimeError(f"{ctx.op} has no second derivative: its gradient cannot be differentiated")
+
+
+# an op, not an `autograd.Function`: with a batch of gradients only ops reach the graph of what is in the batch
+library.define("_once(Tensor result, Tensor upstream, Tensor origin, str op) -> Tensor")
+library.impl("_once", lambda result, upstream, origin, op: result.clone(), "CompositeExplicitAutograd")
+torch.library.register_fake(
+    f"{NAMESPACE}::_once", lambda result, upstream, origin, op: torch.empty_like(result), lib=library
+)
+torch.library.register_autograd(
+    f"{NAMESPACE}::_once",
+    _no_second_derivative,
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "op", inputs[-1]),
+    lib=library,
+)
 
 
 def _scaled(grad: Tensor, factor: Tensor) -> Tensor:

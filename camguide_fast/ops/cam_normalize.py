@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import reference
 from . import _checks as check
-from ._register import define, library
+from ._register import define, library, once
 
 
 def _fake(features, eps):
@@ -40,7 +40,9 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad, _):
-    return torch.ops.camguide_fast.cam_normalize_backward(grad, *ctx.saved_tensors, ctx.eps), None
+    features, peak = ctx.saved_tensors
+    backward = torch.ops.camguide_fast.cam_normalize_backward
+    return once("cam_normalize", lambda: backward(grad, features, peak, ctx.eps), grad, features), None
 
 
 torch.library.register_autograd("camguide_fast::cam_normalize", _backward, setup_context=_save, lib=library)
@@ -58,7 +60,7 @@ def cam_normalize(features: Tensor, eps: float = 1e-5) -> Tensor:
         fp32 (fp64 for fp64). NaN or infinity in a class map makes that map's result NaN, there or everywhere.
 
     Gradient: to features, through the maximum too (not detached); pixels that tie for the maximum share its
-    part equally, as in `torch.amax`. Saves features and one number per map. Not differentiable twice.
+    part equally, as in `torch.amax`. Saves features and one number per map. A second derivative raises.
 
     Raises:
         ValueError, TypeError: wrong shape, dtype or eps.

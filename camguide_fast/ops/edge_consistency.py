@@ -51,7 +51,7 @@ def edge_consistency_loss(
         fp32 scalar (fp64 for fp64). 0, with zero gradient, if no pixel counts, no class is present, or all maps are
         flat.
 
-    Gradient: to cam, once (no second derivative); the maximum of M is detached (at least 1e-12), and M has gradient 0
+    Gradient: to cam, once (a second one raises); the maximum of M is detached (at least 1e-12), and M has gradient 0
     where it is 0.
 
     Raises:

@@ -35,7 +35,7 @@ def local_consistency_loss(features: Tensor, window: int = 7, eps: float = 1e-5,
     Returns:
         fp32 scalar (fp64 for fp64) in [0, 1], 0 if no pixel is valid. N = B h w, or the number of valid pixels.
 
-    Gradient: to features, once (no second derivative). Through the maximum it goes to the first of equal classes, as in
+    Gradient: to features, once (a second one raises). Through the maximum it goes to the first of equal classes, as in
     `torch.max(dim)`.
 
     Raises:

@@ -50,7 +50,7 @@ def target_nll(
     Returns:
         fp32 scalar (fp64 for fp64). 0, with zero gradient, if no pixel counts.
 
-    Gradient: to cam, once (no second derivative), through the normalisation and the maximum; of equal classes the first
+    Gradient: to cam, once (a second one raises), through the normalisation and the maximum; of equal classes the first
     present one gets the maximum's.
 
     Raises:
