@@ -19,16 +19,17 @@ def total(parts_ptr, n, BLOCK: tl.constexpr):
     return tl.sum(lanes, axis=0)
 
 
-@triton.jit
-def mean_kernel(sums_ptr, counts_ptr, loss_ptr, scale_ptr, n, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["n"])
+def mean_kernel(sums_ptr, counts_ptr, loss_ptr, scale_ptr, n, factor: tl.float64, BLOCK: tl.constexpr):
     wide = loss_ptr.dtype.element_ty
     count = tl.maximum(total(counts_ptr, n, BLOCK), 1).to(wide)
     tl.store(loss_ptr, total(sums_ptr, n, BLOCK) / count)
-    tl.store(scale_ptr, 1 / count)
+    tl.store(scale_ptr, 1 / (count * tl.full([], factor, wide)))
 
 
-def mean(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What the programs of a loss summed up, and over how many pixels (int32) -> (the mean, 1 / N), N at least 1."""
+def mean(sums: Tensor, counts: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """What the programs of a loss summed up, and over how many pixels (int32) -> (the mean, 1 / (N * factor)), N at
+    least 1."""
     loss, scale = sums.new_empty(()), sums.new_empty(())
-    mean_kernel[(1,)](sums, counts, loss, scale, sums.numel(), BLOCK=BLOCK)
+    mean_kernel[(1,)](sums, counts, loss, scale, sums.numel(), factor, BLOCK=BLOCK)
     return loss, scale

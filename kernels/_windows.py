@@ -8,11 +8,11 @@ from torch import Tensor
 BLOCK = 512
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "blocks"])
 def invalid_kernel(valid_ptr, invalid_ptr, h, w, blocks, RADIUS: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     b = (program // blocks).to(tl.int64)
-    i = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    i = tl.multiple_of(program % blocks * BLOCK + tl.arange(0, BLOCK), 1)  # neighbours in neighbouring threads
     y, x = i // w, i % w
     valid_ptr += b * h * w
     count = tl.zeros([BLOCK], tl.int32)

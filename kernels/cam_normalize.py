@@ -19,11 +19,12 @@ BLOCK = 2048
 
 
 @triton.jit
-def cam_normalize_fwd_kernel(f_ptr, y_ptr, peak_ptr, n, eps: tl.constexpr, BLOCK: tl.constexpr):
+def cam_normalize_fwd_kernel(f_ptr, y_ptr, peak_ptr, n, eps: tl.float64, BLOCK: tl.constexpr):
     plane = tl.program_id(0).to(tl.int64)
     f_ptr += plane * n
     y_ptr += plane * n
-    wide = peak_ptr.dtype.element_ty
+    wide: tl.constexpr = peak_ptr.dtype.element_ty
+    eps = tl.full([], eps, wide)
     highest = tl.zeros([BLOCK], wide)  # relu: never below 0
     nan = tl.zeros([BLOCK], wide)  # tl.max passes over NaN, a sum does not
     for start in range(0, n, BLOCK):
@@ -37,16 +38,18 @@ def cam_normalize_fwd_kernel(f_ptr, y_ptr, peak_ptr, n, eps: tl.constexpr, BLOCK
         i = start + tl.arange(0, BLOCK)
         f = tl.load(f_ptr + i, mask=i < n, other=0).to(wide)
         y = tl.maximum(f - eps, 0) / (m + eps)
+        y = tl.where(y > 1, 1, y)  # division on a GPU is off by an ulp or two; a NaN stays one
         tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
 
 
 @triton.jit
-def cam_normalize_bwd_kernel(g_ptr, f_ptr, peak_ptr, df_ptr, n, eps: tl.constexpr, BLOCK: tl.constexpr):
+def cam_normalize_bwd_kernel(g_ptr, f_ptr, peak_ptr, df_ptr, n, eps: tl.float64, BLOCK: tl.constexpr):
     plane = tl.program_id(0).to(tl.int64)
     g_ptr += plane * n
     f_ptr += plane * n
     df_ptr += plane * n
-    wide = peak_ptr.dtype.element_ty
+    wide: tl.constexpr = peak_ptr.dtype.element_ty
+    eps = tl.full([], eps, wide)
     m = tl.load(peak_ptr + plane)
     top = tl.where(m > 0, m, float("inf"))  # nothing ties where no feature is positive
     products = tl.zeros([BLOCK], wide)
@@ -72,7 +75,7 @@ def cam_normalize(features: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # [B,
     b, k, h, w = f.shape
     cam = torch.empty_like(f)
     peak = f.new_empty((b, k), dtype=torch.promote_types(f.dtype, torch.float32))
-    cam_normalize_fwd_kernel[(b * k,)](f, cam, peak, h * w, eps=eps, BLOCK=BLOCK)
+    cam_normalize_fwd_kernel[(b * k,)](f, cam, peak, h * w, eps, BLOCK=BLOCK)
     return cam, peak
 
 
@@ -80,5 +83,5 @@ def cam_normalize_backward(grad: Tensor, features: Tensor, peak: Tensor, eps: fl
     g, f = grad.contiguous(), features.contiguous()
     b, k, h, w = f.shape
     df = torch.empty_like(f)
-    cam_normalize_bwd_kernel[(b * k,)](g, f, peak, df, h * w, eps=eps, BLOCK=BLOCK)
+    cam_normalize_bwd_kernel[(b * k,)](g, f, peak, df, h * w, eps, BLOCK=BLOCK)
     return df

@@ -23,32 +23,38 @@ from torch import Tensor
 from ._filters import BLUR_5, clamp, largest, scharr
 from ._sums import mean
 from ._windows import invalid_in_window
+from .scale_gradient import narrow
 
 REACH = 3  # pixels that blur (2) and Scharr (1) look around
 BLOCK = 512
 PEAKS = 1024
+SIZE = ["k", "h", "w", "blocks"]  # no kernel is better for knowing them, each would be compiled for many
+FACTOR = 2**-6  # of the gradient that fp16 stores, which ends at 65504: a map of little contrast has a steep one
 
 
 @triton.jit
 def place(k, n, w, blocks, BLOCK: tl.constexpr):
     """What a program works on: the map (b, c) as one number, its image, and pixels i = (y, x) of it."""
     program = tl.program_id(0)
-    i = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    # said to be multiples of 1 and no more: else a thread would take neighbouring pixels, and each load of a warp, at
+    # an offset that nothing is known of, would be strided
+    i = tl.multiple_of(program % blocks * BLOCK + tl.arange(0, BLOCK), 1)
     plane = (program // blocks).to(tl.int64)
     return plane, plane // k, i, i // w, i % w
 
 
 @triton.jit
-def power(u, EXPONENT: tl.constexpr):
+def power(u, exponent, EXPONENT: tl.constexpr):
+    """u ** exponent, 0 at 0; EXPONENT: the same, if it is 1 or 2."""
     if EXPONENT == 1:
         return u
     elif EXPONENT == 2:
         return u * u
     else:
-        return tl.where(u == 0, 0, tl.exp2(EXPONENT * tl.log2(tl.where(u == 0, 1, u))))
+        return tl.where(u == 0, 0, tl.exp2(exponent * tl.log2(tl.where(u == 0, 1, u))))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZE)
 def blur_kernel(cam_ptr, active_ptr, valid_ptr, blurred_ptr, k, h, w, blocks, VALID: tl.constexpr, BLOCK: tl.constexpr):
     n = h * w
     plane, b, i, y, x = place(k, n, w, blocks, BLOCK)
@@ -80,7 +86,7 @@ def edges(blurred_ptr, invalid_ptr, plane, b, i, y, x, h, w, VALID: tl.constexpr
     return gx, gy, m
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZE)
 def peak_kernel(
     blurred_ptr, active_ptr, invalid_ptr, peaks_ptr, k, h, w, blocks, VALID: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -91,7 +97,7 @@ def peak_kernel(
     tl.store(peaks_ptr + tl.program_id(0), largest(m))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZE)
 def loss_kernel(
     blurred_ptr,
     active_ptr,
@@ -105,11 +111,13 @@ def loss_kernel(
     h,
     w,
     blocks,
-    TAU: tl.constexpr,
-    DELTA: tl.constexpr,
+    tau: tl.float64,
+    delta: tl.float64,
+    gamma: tl.float64,
+    tau_hard: tl.float64,
+    lambda_hard: tl.float64,
+    factor: tl.float64,
     GAMMA: tl.constexpr,
-    TAU_HARD: tl.constexpr,
-    LAMBDA_HARD: tl.constexpr,
     VALID: tl.constexpr,
     NEED_GRAD: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -123,6 +131,8 @@ def loss_kernel(
         tl.store(sums_ptr + program, tl.zeros([], wide))
         tl.store(counts_ptr + program, 0)
         return
+    tau, delta, gamma = tl.full([], tau, wide), tl.full([], delta, wide), tl.full([], gamma, wide)
+    tau_hard, lambda_hard = tl.full([], tau_hard, wide), tl.full([], lambda_hard, wide)
     peaks = tl.zeros([PEAKS], wide)
     for start in range(0, blocks, PEAKS):
         j = start + tl.arange(0, PEAKS)
@@ -134,22 +144,24 @@ def loss_kernel(
     gx, gy, m = edges(blurred_ptr, invalid_ptr, plane, b, i, y, x, h, w, VALID)
     e = m / peak
     s = tl.load(support_ptr + b * n + i, mask=i < n, other=float("inf")).to(wide)
-    weak = s < TAU
+    weak = s < tau
     if VALID:
         weak = weak & (tl.load(invalid_ptr + b * n + i, mask=i < n, other=1) == 0)
-    u = e - (s + DELTA)
+    u = e - (s + delta)
     u = tl.where(weak, tl.where(u < 0, 0, u), 0)  # a NaN stays one
-    hard = tl.where(e > TAU_HARD, LAMBDA_HARD, 0.0)
-    tl.store(sums_ptr + program, tl.sum(power(u, GAMMA) + hard * u, axis=0))
+    hard = tl.where(e > tau_hard, lambda_hard, 0)
+    tl.store(sums_ptr + program, tl.sum(power(u, gamma, GAMMA) + hard * u, axis=0))
     tl.store(counts_ptr + program, tl.sum(weak.to(tl.int32), axis=0))
     if NEED_GRAD:
-        slope = (GAMMA * power(u, GAMMA - 1) + hard) / peak / tl.where(m == 0, 1, m)
+        slope = (
+            tl.full([], factor, wide) * (gamma * power(u, gamma - 1, GAMMA - 1) + hard) / peak / tl.where(m == 0, 1, m)
+        )
         slope = tl.where((u == 0) | (m == 0), 0, slope)
         tl.store(slopes_ptr + 2 * plane * n + i, slope * gx, mask=i < n)
         tl.store(slopes_ptr + (2 * plane + 1) * n + i, slope * gy, mask=i < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZE)
 def scharr_adjoint_kernel(slopes_ptr, active_ptr, out_ptr, k, h, w, blocks, BLOCK: tl.constexpr):
     n = h * w
     plane, _, i, y, x = place(k, n, w, blocks, BLOCK)
@@ -181,7 +193,7 @@ def blur_share(i, n, OFFSET: tl.constexpr, wide: tl.constexpr):
     return BLUR_5[o] + beyond * ((i == 0).to(wide) + (i == n - 1).to(wide))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZE)
 def blur_adjoint_kernel(in_ptr, active_ptr, grad_ptr, k, h, w, blocks, BLOCK: tl.constexpr):
     n = h * w
     plane, _, i, y, x = place(k, n, w, blocks, BLOCK)
@@ -198,7 +210,7 @@ def blur_adjoint_kernel(in_ptr, active_ptr, grad_ptr, k, h, w, blocks, BLOCK: tl
             value = tl.load(in_ptr + plane * n + i + dy * w + dx, mask=inside, other=0)
             across += blur_share(x, w, dx, wide) * value
         out += blur_share(y, h, dy, wide) * across
-    tl.store(grad_ptr + i, out.to(grad_ptr.dtype.element_ty), mask=i < n)
+    tl.store(grad_ptr + i, narrow(out, grad_ptr.dtype.element_ty), mask=i < n)
 
 
 def edge_consistency_loss(
@@ -219,6 +231,7 @@ def edge_consistency_loss(
     masked = valid is not None
     mask = valid.contiguous().view(torch.uint8) if masked else active  # not read without `valid`
     invalid = invalid_in_window(mask, REACH) if masked else active
+    factor = FACTOR if x.dtype == torch.float16 else 1.0
     size = (k, h, w, triton.cdiv(h * w, BLOCK))
     grid = (b * k * size[3],)
     blurred = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -237,17 +250,19 @@ def edge_consistency_loss(
         sums,
         counts,
         *size,
-        TAU=tau,
-        DELTA=delta,
-        GAMMA=gamma,
-        TAU_HARD=tau_hard,
-        LAMBDA_HARD=lambda_hard,
+        tau,
+        delta,
+        gamma,
+        tau_hard,
+        lambda_hard,
+        factor,
+        GAMMA=gamma if gamma in (1, 2) else 0.0,
         VALID=masked,
         NEED_GRAD=need_grad,
         BLOCK=BLOCK,
         PEAKS=PEAKS,
     )
-    loss, scale = mean(sums, counts)
+    loss, scale = mean(sums, counts, factor)
     if not need_grad:
         return loss, x.new_empty(0), scale
     grad = torch.empty_like(x)

@@ -23,14 +23,16 @@ from torch import Tensor
 
 from ._sums import mean
 from ._windows import invalid_in_window
+from .scale_gradient import narrow
 
 ROWS = 16
 TILE = 512  # classes x pixels of a warp: 16 registers a thread for each such tile
 REGISTERS = 168  # left alone, the compiler takes more and fits fewer warps
+STEEP = 1e-4  # df is at most 3.42 / eps: with a smaller eps fp16, which ends at 65504, stores it scaled by their ratio
 
 
 @triton.jit
-def read_pixels(f_ptr, valid_ptr, plane, y, x, k, w, EPS: tl.constexpr, VALID: tl.constexpr, wide: tl.constexpr):
+def read_pixels(f_ptr, valid_ptr, plane, y, x, k, w, eps, VALID: tl.constexpr, wide: tl.constexpr):
     """f [KP, PIX] of pixels (y, x), zeros where they do not count; 1 / (sum_k f + eps), and max_k f."""
     inside = (x >= 0) & (x < w)
     offset = y * w + x
@@ -39,7 +41,7 @@ def read_pixels(f_ptr, valid_ptr, plane, y, x, k, w, EPS: tl.constexpr, VALID: t
     c = tl.arange(0, plane.shape[0])[:, None]
     f = tl.load(f_ptr + (plane + offset[None, :]), mask=(c < k) & inside[None, :], other=0).to(wide)
     f = tl.where(f < 0, 0, f)  # a NaN stays one
-    return f, 1 / (tl.sum(f, axis=0) + EPS), tl.max(f, axis=0)
+    return f, 1 / (tl.sum(f, axis=0) + eps), tl.max(f, axis=0)
 
 
 @triton.jit
@@ -63,9 +65,9 @@ def row_sums(
     k,
     h,
     w,
+    eps,
     RADIUS_Y: tl.constexpr,
     RADIUS_X: tl.constexpr,
-    EPS: tl.constexpr,
     VALID: tl.constexpr,
     NEED_GRAD: tl.constexpr,
     wide: tl.constexpr,
@@ -75,7 +77,7 @@ def row_sums(
     weighted = sums
     if (y >= 0) & (y < h):
         for dx in range(-RADIUS_X, RADIUS_X + 1):
-            f, a, top = read_pixels(f_ptr, valid_ptr, plane, y, x + dx, k, w, EPS, VALID, wide)
+            f, a, top = read_pixels(f_ptr, valid_ptr, plane, y, x + dx, k, w, eps, VALID, wide)
             own = f * a[None, :]
             sums += own
             if NEED_GRAD:
@@ -84,7 +86,7 @@ def row_sums(
     return sums, weighted
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "h", "w", "bands", "strips"])
 def local_consistency_kernel(
     f_ptr,
     valid_ptr,
@@ -97,9 +99,10 @@ def local_consistency_kernel(
     w,
     bands,
     strips,
+    eps: tl.float64,
+    factor: tl.float64,
     RADIUS_Y: tl.constexpr,
     RADIUS_X: tl.constexpr,
-    EPS: tl.constexpr,
     VALID: tl.constexpr,
     NEED_GRAD: tl.constexpr,
     LARGE: tl.constexpr,
@@ -110,7 +113,9 @@ def local_consistency_kernel(
     program = tl.program_id(0)
     b = (program // (bands * strips)).to(tl.int64)
     top_row = program // strips % bands * ROWS
-    x = program % strips * PIX + tl.arange(0, PIX)
+    # said to be multiples of 1 and no more: else a thread would take neighbouring pixels, to load them at once, and the
+    # sums over classes would go from thread to thread
+    x = tl.multiple_of(program % strips * PIX + tl.arange(0, PIX), 1)
     c = tl.arange(0, KP)[:, None]
     plane = (c.to(tl.int64) if LARGE else c) * (h * w)
     f_ptr += b * k * h * w
@@ -118,12 +123,13 @@ def local_consistency_kernel(
     valid_ptr += b * h * w
     invalid_ptr += b * h * w
     wide: tl.constexpr = sums_ptr.dtype.element_ty
+    eps, factor = tl.full([], eps, wide), tl.full([], factor, wide)
 
     box = tl.zeros([KP, PIX], wide)
     weighted_box = tl.zeros([KP, PIX], wide)
     for y in range(top_row - RADIUS_Y, top_row + RADIUS_Y):
         row, weighted = row_sums(
-            f_ptr, valid_ptr, invalid_ptr, plane, y, x, k, h, w, RADIUS_Y, RADIUS_X, EPS, VALID, NEED_GRAD, wide
+            f_ptr, valid_ptr, invalid_ptr, plane, y, x, k, h, w, eps, RADIUS_Y, RADIUS_X, VALID, NEED_GRAD, wide
         )
         box += row
         weighted_box += weighted
@@ -141,9 +147,9 @@ def local_consistency_kernel(
             k,
             h,
             w,
+            eps,
             RADIUS_Y,
             RADIUS_X,
-            EPS,
             VALID,
             NEED_GRAD,
             wide,
@@ -151,7 +157,7 @@ def local_consistency_kernel(
         box += row
         weighted_box += weighted
 
-        f, a, top = read_pixels(f_ptr, valid_ptr, plane, y, x, k, w, EPS, VALID, wide)
+        f, a, top = read_pixels(f_ptr, valid_ptr, plane, y, x, k, w, eps, VALID, wide)
         own = f * a[None, :]
         m = top * a
         box_mean = box / window_size(invalid_ptr, y, x, h, w, RADIUS_Y, RADIUS_X, VALID).to(wide)[None, :]
@@ -164,8 +170,8 @@ def local_consistency_kernel(
         if NEED_GRAD:
             first = tl.min(tl.where(f == top[None, :], c, KP), axis=0)
             dk = tl.where(c == first[None, :], disagreement[None, :], 0) - m[None, :] * box_mean - weighted_box
-            df = (dk - tl.sum(dk * own, axis=0)[None, :]) * a[None, :]
-            df = tl.where(f <= 0, 0, df).to(grad_ptr.dtype.element_ty)
+            df = (dk - tl.sum(dk * own, axis=0)[None, :]) * (factor * a)[None, :]
+            df = narrow(tl.where(f <= 0, 0, df), grad_ptr.dtype.element_ty)
             tl.store(grad_ptr + (plane + (y * w + x)[None, :]), df, mask=(c < k) & (x < w)[None, :])
 
         row, weighted = row_sums(
@@ -178,9 +184,9 @@ def local_consistency_kernel(
             k,
             h,
             w,
+            eps,
             RADIUS_Y,
             RADIUS_X,
-            EPS,
             VALID,
             NEED_GRAD,
             wide,
@@ -202,6 +208,7 @@ def local_consistency_loss(
     if valid is not None:
         mask = valid.contiguous().view(torch.uint8)
         invalid = invalid_in_window(mask, radius)
+    factor = min(1.0, eps / STEEP) if f.dtype == torch.float16 else 1.0
     classes = triton.next_power_of_2(k)
     pixels = min(max(TILE // classes, 1), 64)
     bands, strips = triton.cdiv(h, ROWS), triton.cdiv(w, pixels)
@@ -219,9 +226,10 @@ def local_consistency_loss(
         w,
         bands,
         strips,
+        eps,
+        factor,
         RADIUS_Y=min(radius, h - 1),
         RADIUS_X=min(radius, w - 1),
-        EPS=eps,
         VALID=valid is not None,
         NEED_GRAD=need_grad,
         LARGE=k * h * w >= 2**31,
@@ -231,5 +239,5 @@ def local_consistency_loss(
         num_warps=max(classes // TILE, 1),
         maxnreg=REGISTERS,
     )
-    loss, scale = mean(sums, counts)
+    loss, scale = mean(sums, counts, factor)
     return loss, grad, scale

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ._sums import BLOCK as SUM_BLOCK
 from ._sums import total
+from .scale_gradient import narrow
 
 BLOCK = 1024
 STEEP = 0.01  # with a smaller `smooth` the stored gradient is scaled down by their ratio: fp16 ends at 65504
@@ -38,7 +39,7 @@ def read_targets(target_ptr, present_ptr, b, i, k, n, IGNORE: tl.constexpr, CLAS
     return t, known & (tl.where(t == 0, classes, present) > 0), classes
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "blocks"])
 def count_kernel(
     target_ptr, present_ptr, counts_ptr, k, n, blocks, IGNORE: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -49,25 +50,30 @@ def count_kernel(
     tl.store(counts_ptr + programs + program, tl.sum((counts & (t > 0)).to(tl.int32), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
+def totals_kernel(counts_ptr, totals_ptr, programs, BLOCK: tl.constexpr):
+    tl.store(totals_ptr, total(counts_ptr, programs, BLOCK))
+    tl.store(totals_ptr + 1, total(counts_ptr + programs, programs, BLOCK))
+
+
+@triton.jit(do_not_specialize=["k", "blocks"])
 def target_nll_kernel(
     cam_ptr,
     target_ptr,
     present_ptr,
-    counts_ptr,
+    totals_ptr,
     sums_ptr,
     grad_ptr,
     k,
     n,
     blocks,
+    smooth: tl.float64,
+    factor: tl.float64,
     IGNORE: tl.constexpr,
-    SMOOTH: tl.constexpr,
-    FACTOR: tl.constexpr,
     BALANCE: tl.constexpr,
     NEED_GRAD: tl.constexpr,
     CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,
-    SUM_BLOCK: tl.constexpr,
 ):
     program, programs = tl.program_id(0), tl.num_programs(0)
     b = (program // blocks).to(tl.int64)
@@ -76,7 +82,8 @@ def target_nll_kernel(
     present_ptr += b * k
     x_ptr = cam_ptr + b * k * n
 
-    wide = sums_ptr.dtype.element_ty
+    wide: tl.constexpr = sums_ptr.dtype.element_ty
+    smooth = tl.full([], smooth, wide)
     largest = tl.full([BLOCK], -1, wide)
     first = tl.zeros([BLOCK], tl.int32)
     z = tl.zeros([BLOCK], wide)
@@ -94,15 +101,14 @@ def target_nll_kernel(
     v = tl.where(t == 0, 1 - largest, v)
     z += 1 - largest
     p = v / z
-    nll = tl.where(counts, -tl.log((p + SMOOTH) / (1 + SMOOTH * (1 + classes).to(wide))), 0)
+    nll = tl.where(counts, -tl.log((p + smooth) / (1 + smooth * (1 + classes).to(wide))), 0)
     tl.store(sums_ptr + program, tl.sum(tl.where(t == 0, nll, 0), axis=0))
     tl.store(sums_ptr + programs + program, tl.sum(tl.where(t > 0, nll, 0), axis=0))
 
     if NEED_GRAD:
-        slope = -FACTOR / ((p + SMOOTH) * z)
+        slope = -tl.full([], factor, wide) / ((p + smooth) * z)
         if BALANCE:
-            background = total(counts_ptr, programs, SUM_BLOCK)
-            foreground = total(counts_ptr + programs, programs, SUM_BLOCK)
+            background, foreground = tl.load(totals_ptr), tl.load(totals_ptr + 1)
             least = tl.minimum(background, foreground)  # 0: there is but one kind, and its weight is 1
             own = tl.where(t == 0, background, foreground)
             slope *= tl.where(least > 0, least.to(wide) / tl.maximum(own, 1).to(wide), 1)
@@ -114,23 +120,23 @@ def target_nll_kernel(
                 x = tl.load(x_ptr + i, mask=counts, other=0).to(wide)
                 dp = tl.where(t == c + 1, 1.0, 0.0) - tl.where(first == c, tl.where(t == 0, 1.0, 0.0), p)
                 g = tl.where(counts & (x >= 0) & (x <= 1), slope * dp, 0)
-            tl.store(grad_ptr + i, g.to(grad_ptr.dtype.element_ty), mask=i < n)
+            tl.store(grad_ptr + i, narrow(g, grad_ptr.dtype.element_ty), mask=i < n)
             x_ptr += n
             grad_ptr += n
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def finish_kernel(
     sums_ptr,
     counts_ptr,
     loss_ptr,
     scale_ptr,
     programs,
-    FACTOR: tl.constexpr,
+    factor: tl.float64,
     BALANCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    wide = loss_ptr.dtype.element_ty
+    wide: tl.constexpr = loss_ptr.dtype.element_ty
     background = total(counts_ptr, programs, BLOCK)
     foreground = total(counts_ptr + programs, programs, BLOCK)
     background_sum = total(sums_ptr, programs, BLOCK)
@@ -143,7 +149,7 @@ def finish_kernel(
             count = 2 * least
             loss = (background_sum / background.to(wide) + foreground_sum / foreground.to(wide)) / 2
     tl.store(loss_ptr, loss)
-    tl.store(scale_ptr, 1 / (count.to(wide) * FACTOR))
+    tl.store(scale_ptr, 1 / (count.to(wide) * tl.full([], factor, wide)))
 
 
 def target_nll(
@@ -161,24 +167,26 @@ def target_nll(
     factor = min(1.0, smooth / STEEP)
     classes = triton.next_power_of_2(k)
     count_kernel[(programs,)](t, present, counts, k, h * w, blocks, IGNORE=ignore, CLASSES=classes, BLOCK=BLOCK)
+    totals = counts.new_empty(2, dtype=torch.int64)
+    if balance:
+        totals_kernel[(1,)](counts, totals, programs, BLOCK=SUM_BLOCK)
     target_nll_kernel[(programs,)](
         x,
         t,
         present,
-        counts,
+        totals,
         sums,
         grad,
         k,
         h * w,
         blocks,
+        smooth,
+        factor,
         IGNORE=ignore,
-        SMOOTH=smooth,
-        FACTOR=factor,
         BALANCE=balance,
         NEED_GRAD=need_grad,
         CLASSES=classes,
         BLOCK=BLOCK,
-        SUM_BLOCK=SUM_BLOCK,
     )
-    finish_kernel[(1,)](sums, counts, loss, scale, programs, FACTOR=factor, BALANCE=balance, BLOCK=SUM_BLOCK)
+    finish_kernel[(1,)](sums, counts, loss, scale, programs, factor, BALANCE=balance, BLOCK=SUM_BLOCK)
     return loss, grad, scale

@@ -80,10 +80,12 @@ def define_loss(
             loss, *values = results(x, *args)
             return loss, x.new_empty(0), 1 / n, *values
         with _autograd_inside():
-            leaf = x.detach().requires_grad_()
+            leaf = x.detach().to(n.dtype).requires_grad_()  # wide: a gradient beyond fp16 is seen before it is rounded
             loss, *values = results(leaf, *args)
             (grad,) = torch.autograd.grad(loss * n, leaf)
-        return loss.detach(), grad.contiguous(), 1 / n, *(value.detach() for value in values)
+        if x.dtype == torch.float16:  # an infinity would outlast every loss scale
+            grad = grad.clamp(-65504, 65504)  # a NaN stays one
+        return loss.detach(), grad.to(x.dtype).contiguous(), 1 / n, *(value.detach() for value in values)
 
     def fake(x: Tensor, *args):
         scalar = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))

@@ -10,6 +10,7 @@ define(
     "scale_gradient_(Tensor(a!) grad, Tensor factor) -> ()",
     reference=reference.scale_gradient_,
     fake=lambda grad, factor: None,
+    kernel=("scale_gradient", "triton"),
 )
 
 

@@ -1,12 +1,10 @@
 """cam_normalize: Eq. 1-3, and the Triton kernels (interpreted where there is no GPU)."""
 
-import os
-import subprocess
-import sys
-
+import numpy as np
 import pytest
 import torch
 from support.capture import captured
+from support.triton_row import compile_launches
 
 from camguide_fast import ops, reference
 
@@ -139,28 +137,36 @@ def test_opcheck_and_compile():
     torch.testing.assert_close(ours, expected)
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from camguide_fast.kernels import cam_normalize as kernels
-pointers = {
-    kernels.cam_normalize_fwd_kernel: {"f_ptr": "*fp16", "y_ptr": "*fp16", "peak_ptr": "*fp32"},
-    kernels.cam_normalize_bwd_kernel: {"g_ptr": "*fp16", "f_ptr": "*fp16", "peak_ptr": "*fp32", "df_ptr": "*fp16"},
-}
-for kernel, types in pointers.items():
-    signature = types | {"n": "i32", "eps": "constexpr", "BLOCK": "constexpr"}
-    constants = {"eps": 1e-5, "BLOCK": kernels.BLOCK}
-    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    for capability in (80, 89, 90, 120):
-        assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
-"""
-
-
 def test_kernels_compile_without_a_gpu():
-    """In a process of its own, since the interpreter replaces the compiler in this one."""
     pytest.importorskip("triton")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
+    compile_launches("""
+import torch
+from camguide_fast.kernels import cam_normalize as kernels
+f = torch.zeros(2, 3, 8, 9, dtype=torch.float16)
+cam, peak = kernels.cam_normalize(f, 1e-5)
+kernels.cam_normalize_backward(cam, f, peak, 1e-5)
+""")
+
+
+def test_never_above_one(monkeypatch):
+    """However a GPU divides: here two ulp too much."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    from camguide_fast.kernels import cam_normalize as kernels
+
+    if DEVICE == "cuda":
+        pytest.skip("not interpreted")
+    exact = interpreter.InterpreterBuilder.create_fdiv
+
+    def too_much(self, a, b):
+        result = exact(self, a, b)
+        result.data = result.data * (1 + 2 * np.finfo(result.data.dtype).eps)
+        return result
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_fdiv", too_much)
+    f = torch.rand(1, 2, 5, 7) * 1000
+    f[0, 0, 2, 3] = torch.nan
+    cam, _ = kernels.cam_normalize(f, 1e-5)
+    assert cam[0, 1].max() == 1 and cam[0, 0].isnan().all()
 
 
 @pytest.mark.cuda

@@ -33,7 +33,7 @@ def loss_and_gradient(function, x, *args):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("numbers", [DEFAULTS, (0.05, 0.0, 1.5, 0.6, 0.5), (0.1, 0.05, 1.0, 0.35, 2.0)], ids=str)
+@pytest.mark.parametrize("numbers", [DEFAULTS, (0.05, 0.0, 1.5, 0.6, 0.3), (0.1, 0.05, 1.0, 0.35, 2.0)], ids=str)
 def test_equals_the_twin(shape, numbers):
     cam, support, label = case(shape)
     poisoned = torch.where(label[:, :, None, None], cam, torch.nan)  # absent classes are never touched

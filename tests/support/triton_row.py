@@ -1,6 +1,7 @@
 """What the tests of Triton kernels share: an op served by its kernel, and kernels compiled where there is no GPU."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -25,35 +26,58 @@ def serves(module: str, op: str) -> Iterator[None]:
     row._destroy()
 
 
-def compile_launches(calls: str) -> None:
+def compile_launches(calls: str, capabilities: tuple[int, ...] = CAPABILITIES) -> list[dict]:
     """Runs `calls` in a process of its own (the interpreter replaces the compiler in this one), where to launch a
-    kernel means to compile it for every GPU, with the types and constants of the launch."""
+    kernel means to compile it for these GPUs, with the types and constants of the launch. Of each launch and GPU:
+    `kernel`, `capability`, `key` (launches of the same key share what was compiled), and of its PTX the number of
+    `instructions` and of `shuffles`."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    start = "from support import triton_row; triton_row.compile_instead()"
+    start = f"from support import triton_row; triton_row.compile_instead({capabilities!r})"
     code = f"import sys; sys.path[:0] = {sys.path!r}; {start}\n{calls}"
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    process = subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.PIPE)
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-def compile_instead() -> None:
+def compile_instead(capabilities: tuple[int, ...]) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
+
+    compiled = {}
 
     def run(self, *args, grid, warmup, **options):
         values = dict(zip(self.arg_names, args, strict=False))
         values |= {name: options.pop(name) for name in self.arg_names if name in options}
         constants = {p.name: values[p.name] for p in self.params if p.is_constexpr}
-        constants |= {name: 1 for name, x in values.items() if name not in constants and type(x) is int and x == 1}
-        signature = {name: "constexpr" if name in constants else type_name(x) for name, x in values.items()}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, x in enumerate(values.values()) if hasattr(x, "data_ptr")}
+        plain = {p.name for p in self.params if p.do_not_specialize or p.annotation_type}
+        constants |= {
+            name: 1 for name, x in values.items() if name not in {*constants, *plain} and type(x) is int and x == 1
+        }
+        types = {p.name: p.annotation_type or type_name(values[p.name]) for p in self.params if not p.is_constexpr}
+        signature = {name: "constexpr" if name in constants else types[name] for name in values}
+        aligned = {
+            (i,): [["tt.divisibility", 16]]
+            for i, (name, x) in enumerate(values.items())
+            if hasattr(x, "data_ptr") or (type(x) is int and x % 16 == 0 and name not in {*constants, *plain})
+        }
         source = triton.compiler.ASTSource(fn=self, signature=signature, constexprs=constants, attrs=aligned)
-        for capability in CAPABILITIES:
-            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-            assert compiled.asm["cubin"]
+        for capability in capabilities:
+            key = repr((self.__name__, capability, signature, constants, aligned, options))
+            if key not in compiled:
+                asm = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+                assert asm["cubin"]
+                compiled[key] = asm["ptx"]
+            lines = [line.strip() for line in compiled[key].splitlines()]
+            instructions = [x for x in lines if x.endswith(";") and not x.startswith((".", "//"))]
+            shuffles = sum("shfl" in x for x in instructions)
+            found = dict(kernel=self.__name__, capability=capability, key=key)
+            print(json.dumps(found | dict(instructions=len(instructions), shuffles=shuffles)))
 
     triton.JITFunction.run = run
 
 
-def type_name(x: Tensor | int) -> str:
+def type_name(x: Tensor | int | float) -> str:
+    if isinstance(x, float):
+        return "fp32"
     if isinstance(x, int):
         return "i32" if -(2**31) <= x < 2**31 else "i64"
     short = {"float": "fp", "bfloat": "bf", "uint": "u", "int": "i"}
