@@ -1,5 +1,7 @@
 """edge_consistency_loss: the Triton kernels, interpreted where there is no GPU."""
 
+import importlib
+
 import pytest
 import torch
 from support.triton_row import DEVICE, compile_launches, graph_equals_eager, serves
@@ -7,6 +9,7 @@ from support.triton_row import DEVICE, compile_launches, graph_equals_eager, ser
 from camguide_fast import ops, reference
 
 pytest.importorskip("triton")
+kernels = importlib.import_module("camguide_fast.kernels.edge_consistency")
 
 OP = ops.edge_consistency_loss
 DEFAULTS = (0.1, 0.05, 2.0, 0.35, 2.0)
@@ -94,6 +97,50 @@ def test_strides_and_repeat():
     again = loss_and_gradient(OP, *strided, label.float() * 0.5)
     assert torch.equal(again[0], loss) and torch.equal(again[1], grad)
     assert torch.equal(OP(cam, support, label), loss)  # no gradient asked for
+
+
+@pytest.mark.parametrize("contrast", [1e-4, 1e-6])
+def test_fp16_gradient_is_finite_where_maps_are_nearly_flat(contrast):
+    cam, support, label = case((1, 2, 13, 11))
+    cam = (cam * contrast).half()
+    _, grad, scale = kernels.edge_consistency_loss(cam, support, label, *DEFAULTS, None, True)
+    _, exact = loss_and_gradient(reference.edge_consistency_loss, cam.double(), support, label, *DEFAULTS, None)
+    assert grad.isfinite().all() and (grad.float() * scale).half().isfinite().all()
+    assert exact.abs().max() / scale / kernels.FACTOR > 65504  # with N alone it would not fit
+    if contrast == 1e-4:
+        assert (grad.double() * scale - exact).abs().max() <= 1e-3 * exact.abs().max()
+
+
+def test_neighbours_in_neighbouring_threads():
+    """Loads of a warp are coalesced then; all that goes between threads is for the sums and the maximum."""
+    shuffles = dict(blur_kernel=0, scharr_adjoint_kernel=0, blur_adjoint_kernel=0, invalid_kernel=0)
+    for x in compile_launches(
+        """
+import torch
+from camguide_fast.kernels.edge_consistency import edge_consistency_loss
+for dtype in (torch.float32, torch.float16):
+    cam, support = torch.zeros(2, 20, 128, 128, dtype=dtype), torch.zeros(2, 1, 128, 128)
+    valid = torch.ones(2, 1, 128, 128, dtype=torch.bool)
+    edge_consistency_loss(cam, support, torch.ones(2, 20), 0.1, 0.05, 2.0, 0.35, 2.0, valid, True)
+""",
+        (89,),
+    ):
+        assert x["shuffles"] <= shuffles.get(x["kernel"], 25) and x["wide_loads"] == 0, x
+
+
+def test_compiled_once_for_all_sizes_and_numbers():
+    found = compile_launches(
+        """
+import torch
+from camguide_fast.kernels.edge_consistency import edge_consistency_loss
+for (b, k, h, w), tau in [((1, 1, 16, 32), 0.1), ((2, 20, 128, 128), 0.2), ((3, 5, 125, 94), 0.3)]:
+    cam, support, valid = torch.zeros(b, k, h, w), torch.zeros(b, 1, h, w), torch.ones(b, 1, h, w, dtype=torch.bool)
+    edge_consistency_loss(cam, support, torch.ones(b, k), tau, tau / 2, 1 + tau, 3 * tau, tau, valid, True)
+""",
+        (89,),
+    )
+    kernels = {x["kernel"] for x in found}
+    assert len({x["key"] for x in found}) == len(kernels) == 7
 
 
 def test_kernels_compile_without_a_gpu():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.triton_row import CAPABILITIES, DEVICE, compile_launches, serves
 
 from camguide_fast import ops, reference
 
@@ -83,3 +84,51 @@ class TestBackward:
         (grad,) = torch.autograd.grad(loss, x)
         assert grad.data_ptr() in {t.data_ptr() for t in kept}
         assert torch.equal(grad, expected)
+
+
+ROUNDING = dict.fromkeys(FLOATS, 0.0) | {torch.bfloat16: 2**-7 if DEVICE == "cpu" else 0}  # the interpreter cuts off
+
+
+class TestTriton:
+    """The kernel, interpreted where there is no GPU."""
+
+    @pytest.fixture(autouse=True)
+    def _triton(self):
+        pytest.importorskip("triton")
+        with serves("scale_gradient", "scale_gradient_"):
+            yield
+
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("size", [(0,), (1,), (3, 5, 101)], ids=str)  # the last takes two blocks
+    def test_equals_the_twin(self, dtype, size):
+        grad = (torch.randn(size, dtype=torch.float64, device=DEVICE) * 1000).to(dtype)
+        expected = grad.clone()
+        reference.scale_gradient_(expected, factor(-0.3, dtype).to(DEVICE))
+        before = grad.data_ptr()
+        bound = ROUNDING[dtype]
+        assert ops.scale_gradient_(grad, factor(-0.3, dtype).to(DEVICE)) is None
+        torch.testing.assert_close(grad, expected, rtol=bound, atol=0)
+        assert grad.data_ptr() == before
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_rounds_every_half_once(self, dtype):
+        every = torch.arange(-(2**15), 2**15, dtype=torch.int32, device=DEVICE).to(torch.int16).view(dtype)
+        every = every[::7].clone()
+        expected = every.clone()
+        reference.scale_gradient_(expected, torch.tensor(0.3, device=DEVICE))
+        ops.scale_gradient_(every, torch.tensor(0.3, device=DEVICE))
+        torch.testing.assert_close(every, expected, rtol=ROUNDING[dtype], atol=1e-37, equal_nan=True)
+
+    def test_compiles_without_a_gpu(self):
+        found = compile_launches("""
+import torch
+from support.triton_row import CAPABILITIES, DEVICE, compile_launches, serves
+from camguide_fast.kernels.scale_gradient import scale_gradient_
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    scale_gradient_(torch.zeros(4096, dtype=dtype), torch.ones(()))
+""")
+        assert len(found) == 2 * len(CAPABILITIES)  # halves alone
+
+
+def test_has_a_row_on_cuda():
+    assert ops.backends()["scale_gradient_"]["cuda"].why != "no GPU kernel yet"

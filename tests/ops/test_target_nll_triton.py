@@ -93,6 +93,23 @@ def test_dtypes_strides_and_repeat():
     assert torch.equal(OP(cam, target, label), first[0])  # no gradient asked for
 
 
+def test_compiled_once_for_all_numbers_and_counts_summed_once():
+    found = compile_launches(
+        """
+import torch
+from camguide_fast.kernels.target_nll import target_nll
+for b, k, smooth in [(1, 17, 0.01), (2, 20, 0.02), (3, 32, 1e-5)]:
+    for balance in (False, True):
+        cam, target = torch.zeros(b, k, 128, 128), torch.zeros(b, 128, 128, dtype=torch.int64)
+        target_nll(cam, target, torch.ones(b, k), 255, smooth, balance, True)
+""",
+        (89,),
+    )
+    assert len({x["key"] for x in found}) == 6  # two depend on `balance`, count_kernel and totals_kernel do not
+    plain, balanced = (x for x in {x["key"]: x for x in found}.values() if x["kernel"] == "target_nll_kernel")
+    assert plain["shuffles"] == balanced["shuffles"]  # the sums of what all programs counted are elsewhere
+
+
 def test_kernels_compile_without_a_gpu():
     compile_launches("""
 import torch

@@ -30,7 +30,7 @@ def compile_launches(calls: str, capabilities: tuple[int, ...] = CAPABILITIES) -
     """Runs `calls` in a process of its own (the interpreter replaces the compiler in this one), where to launch a
     kernel means to compile it for these GPUs, with the types and constants of the launch. Of each launch and GPU:
     `kernel`, `capability`, `key` (launches of the same key share what was compiled), and of its PTX the number of
-    `instructions` and of `shuffles`."""
+    `instructions`, of `shuffles` and of `wide_loads`."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     start = f"from support import triton_row; triton_row.compile_instead({capabilities!r})"
     code = f"import sys; sys.path[:0] = {sys.path!r}; {start}\n{calls}"
@@ -70,7 +70,8 @@ def compile_instead(capabilities: tuple[int, ...]) -> None:
             instructions = [x for x in lines if x.endswith(";") and not x.startswith((".", "//"))]
             shuffles = sum("shfl" in x for x in instructions)
             found = dict(kernel=self.__name__, capability=capability, key=key)
-            print(json.dumps(found | dict(instructions=len(instructions), shuffles=shuffles)))
+            wide = sum("ld.global" in x and ".v" in x for x in instructions)
+            print(json.dumps(found | dict(instructions=len(instructions), shuffles=shuffles, wide_loads=wide)))
 
     triton.JITFunction.run = run
 
