@@ -1,14 +1,18 @@
 """edge_consistency_loss: the Triton kernels, interpreted where there is no GPU."""
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from support.triton_row import DEVICE, compile_launches, graph_equals_eager, serves
 
 from camguide_fast import ops, reference
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 kernels = importlib.import_module("camguide_fast.kernels.edge_consistency")
 
 OP = ops.edge_consistency_loss
@@ -151,6 +155,15 @@ cam, support = torch.zeros(2, 3, 8, 9, dtype=torch.float16), torch.zeros(2, 1, 8
 valid, label = torch.ones(2, 1, 8, 9, dtype=torch.bool), torch.ones(2, 3)
 edge_consistency_loss(cam, support, label, 0.1, 0.05, 1.5, 0.35, 2.0, valid, True)
 """)
+
+
+def test_every_declared_triton_compiles_the_kernels():
+    """edge_consistency is the first to ask for more: 3.3 does not compile it."""
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    declared = re.findall(r'"triton([^";]*)', project)
+    assert len(declared) == 3 and all(Version("3.4") in SpecifierSet(x) for x in declared)
+    assert not any(Version(old) in SpecifierSet(x) for x in declared for old in ("3.2", "3.3.1"))
+    assert Version(triton.__version__) in SpecifierSet(declared[0])
 
 
 @pytest.mark.cuda

@@ -67,6 +67,24 @@ def test_same_result_as_here(name, of_twins):
     torch.testing.assert_close(of_twins[name], CALLS[name](inputs()), rtol=2e-4, atol=1e-5)
 
 
+STEEP = """
+import torch
+import camguide_fast.ops
+local, edge = torch.ops.camguide_fast.local_consistency_loss, torch.ops.camguide_fast.edge_consistency_loss
+x = torch.rand(1, 3, 6, 7)
+_, grad, _ = local((x * 5e-7).half(), 3, 1e-5, None, True)
+assert grad.isfinite().all() and grad.any()
+_, grad, _ = edge((x * 1e-5).half(), x[:, :1] * 0, torch.ones(1, 3), 0.1, 0.05, 2.0, 0.35, 2.0, None, True)
+assert grad.isfinite().all() and grad.any()
+"""
+
+
+def test_no_infinity_in_fp16_gradients():
+    """Of classes that sum to little, and of maps that are nearly flat: no loss scale could mend it."""
+    environment = os.environ | {"CAMGUIDE_FAST_BACKEND": "reference", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", STEEP], env=environment, check=True)
+
+
 def test_every_op_is_called():
     public = {name for name in vars(ops) if callable(getattr(ops, name)) and not name.startswith("_")}
     helpers = {"backends", "build_error", "load_native", "crf_settings", "max_segments", "SuperpixelGraph"}
