@@ -12,7 +12,8 @@ class is absent; the last kernel writes that map's zeros.
 Bytes at 32x20x128x128 in fp32 with 48 present maps: gradient 41.9 MB, maps 3.1 MB, S 2.1 MB; what goes through memory
 between the kernels (9 maps' worth, 28 MB) stays in an L2 cache of 32 MB or more. 90 loads a pixel of a present map from
 L1, 70 M in all: little beside writing the gradient. Expected: that time, and six launches. With all maps present it is
-13 times as much, limited by the memory between (0.4 GB). Everything after the load is fp32 (fp64 for fp64).
+13 times as much, limited by the memory between (0.4 GB). Everything after the load is fp32 (fp64 for fp64); the fp16
+gradient is stored times a factor, which 1/N makes up for, and cut off where even that does not fit.
 """
 
 import torch

@@ -8,12 +8,13 @@ Both boxes are of functions of one pixel, so loss and gradient are one stencil, 
 program holds all classes of PIX neighbouring pixels of a row in registers and walks down ROWS rows: the two boxes gain
 the row that enters and lose, computed anew and thus the same bits, the row that leaves. Shifts along the row are loads
 (registers of a tile cannot be shifted), which the L1 cache serves; K is made from f at each of them, which is cheaper
-than to store it. One warp a program: a thread then holds all classes of its pixel, and sums over them stay in it.
+than to store it. One warp a program: at 20 classes two threads hold those of a pixel, and a sum is one shuffle.
 
 Floor at 32x20x128x128, fp32: f and its gradient once, 83.9 MB. Loads of the 7x7 window: (7 * 7 + 15 * 14) / 16 + 1 = 17
 a number instead of 49, 0.7 GB through L1; some 10 instructions with each, on 32 (of 20) classes, 2.9 G: about as long
 as the memory takes on a GPU that does 40 operations in the time of a byte, so up to twice the floor is expected there.
-fp16 halves the floor and nothing else. Everything between load and store is fp32 (fp64 for fp64).
+fp16 halves the floor and nothing else; its gradient is stored times a factor, which 1/N makes up for. Everything
+between load and store is fp32 (fp64 for fp64).
 """
 
 import torch
