@@ -26,8 +26,6 @@ TYPES = {
     torch.bool: "bool",
 }
 
-STATIC_SHARED_LIMIT = 48 * 1024  # beyond it a kernel has to ask for its dynamic shared memory
-
 Defines = dict[str, object]
 
 
@@ -92,8 +90,8 @@ def resident_blocks(per_multiprocessor: int) -> int:
 @functools.cache
 def _function(op: str, kernel: str, defines: tuple, shared: int, device: int):
     function = _module(op, defines, device).get_function(kernel)
-    if shared > STATIC_SHARED_LIMIT:
-        function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+    if shared > function.max_dynamic_shared_size_bytes:  # at first what its static memory leaves of 48 KB
+        function.max_dynamic_shared_size_bytes = shared
     return function
 
 

@@ -176,7 +176,7 @@ class FakeCupy:
     """Records what reaches CuPy and the CUDA driver."""
 
     def __init__(self):
-        self.modules, self.launches, self.current = [], [], None
+        self.modules, self.launches, self.current, self.static = [], [], None, 0
         self.cuda = SimpleNamespace(
             Device=lambda i: SimpleNamespace(use=lambda: setattr(self, "current", i)),
             driver=SimpleNamespace(launchKernel=self._launch, launchCooperativeKernel=self._launch_together),
@@ -188,7 +188,7 @@ class FakeCupy:
 
     def _function(self, name):
         kernel = SimpleNamespace(ptr=name)
-        return SimpleNamespace(kernel=kernel, max_dynamic_shared_size_bytes=48 * 1024)
+        return SimpleNamespace(kernel=kernel, max_dynamic_shared_size_bytes=48 * 1024 - self.static)
 
     def _launch_together(self, *args):
         assert len(args) == 10
@@ -250,9 +250,9 @@ def test_a_module_is_compiled_once_per_device_and_macros(cupy):
     ]
 
 
-def test_much_shared_memory_is_asked_for(cupy):
-    def allowed(shared):
-        return _cuda._function("guided_filter", "f", (), shared, 0).max_dynamic_shared_size_bytes
-
-    assert allowed(48 * 1024) == 48 * 1024
-    assert allowed(90 * 1024) == 90 * 1024
+@pytest.mark.parametrize("static", [0, 16])
+@pytest.mark.parametrize("shared", [0, 48 * 1024 - 16, 48 * 1024 - 15, 48 * 1024, 90 * 1024])
+def test_shared_memory_beyond_what_static_memory_leaves_is_asked_for(cupy, static, shared):
+    cupy.static = static
+    function = _cuda._function("label_closing", "morphology", (), shared, 0)
+    assert function.max_dynamic_shared_size_bytes == max(shared, 48 * 1024 - static)

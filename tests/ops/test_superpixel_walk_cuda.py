@@ -1,6 +1,7 @@
 """superpixel_graph and superpixel_random_walk on CUDA: csrc/cuda/superpixel_walk.cu, run on the CPU by tests/cuda_host,
 and on a GPU where there is one. Integers are those of the CPU, floats theirs to rounding."""
 
+import itertools
 from unittest import mock
 
 import cuda_host
@@ -104,6 +105,18 @@ def test_lists_as_long_as_the_batch_needs():
     native = ops.superpixel_graph(segments, image, 9.0, num_segments=20)
     check_graph(graph, native[1:], dict(rtol=1e-6, atol=1e-7))
     assert graph[2].shape[1] == graph[1][:, -1].max()
+
+
+@pytest.mark.parametrize("stray", [5, 8, 10**6, 2**31 - 1, -1, -(2**31)])
+def test_a_label_out_of_range_writes_nowhere(stray):
+    """Not to the bounds of another image, nor past the last one's."""
+    segments = torch.randint(0, 5, (2, 6, 40), dtype=torch.int32)
+    segments[:, 2:4, 10:30] = stray
+    with cuda_host.on_cpu(order=1):
+        bounds = kernels._bounds(segments, 5, kernels._launcher({"IMAGE_TYPE": "float"}))
+    for b, n in itertools.product(range(2), range(5)):
+        y, x = (segments[b] == n).nonzero().T
+        assert bounds[b, n].tolist() == [6 - y.min(), y.max() + 1, 40 - x.min(), x.max() + 1]
 
 
 def test_labels_more_than_bits_fit():

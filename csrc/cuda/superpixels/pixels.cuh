@@ -8,6 +8,7 @@ struct Bounds {  // of the pixels of a superpixel, the ends outside; all 0 witho
 };
 
 // bounds [B, N, 4], 0 before: the greatest H - y, y + 1, W - x and x + 1. A thread is a pixel; the first of a run acts for all.
+// A label that is none of the N, which only the device knows, must not write to what is not its own.
 extern "C" __global__ void __launch_bounds__(256)
     find_bounds(const int* __restrict__ segments, int* __restrict__ bounds, int N, int H, int W, int blocks) {
   const int pixels = H * W, b = blockIdx.x / blocks, lane = threadIdx.x % 32;
@@ -18,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const int before = __shfl_up_sync(FULL_WARP, label, 1);
   const bool head = !inside || lane == 0 || x == 0 || before != label;
   const unsigned later = __ballot_sync(FULL_WARP, head) >> lane >> 1;  // the next head ends the run
-  if (!inside || !head) return;
+  if (!inside || !head || (unsigned)label >= (unsigned)N) return;
   const int length = later ? __ffs(later) : 32 - lane;
   int* const own = bounds + ((long long)b * N + label) * 4;
   atomicMax(own, H - y), atomicMax(own + 1, y + 1), atomicMax(own + 2, W - x), atomicMax(own + 3, x + length);
