@@ -27,6 +27,7 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
     inverse = cam.new_empty((b, *padded), dtype=wide)
     y0, y1, velocity, total = (cam.new_empty((b, parts * classes, *padded), dtype=wide) for _ in range(4))
     out = torch.empty_like(cam)
+    coefficients = _coefficients(log2_steps, wide)
     defines = {
         "CAM_TYPE": _cuda.TYPES[cam.dtype],
         "EDGE_TYPE": _cuda.TYPES[edge.dtype],
@@ -35,6 +36,7 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
         "REACH_Y": reach_y,
         "REACH_X": reach_x,
         "CLASSES": classes,
+        "COEFFICIENTS": ",".join(map(repr, coefficients)),  # not a tensor: a captured launch can copy none from the host
     }
 
     def launch(kernel: str, blocks: int, args: tuple, cooperative: bool = False) -> None:
@@ -45,14 +47,13 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
     maps = (y0, y1, velocity, total)
     launch("start", -(-inverse.numel() // THREADS), (cam, edge, weights, inverse, *maps, b, k, h, w))
 
-    coefficients = _coefficients(log2_steps, wide, cam.device)
     steps, tiles = len(coefficients), -(-h // TILE[0]) * -(-w // TILE[1])
     at_once = _cuda.resident_blocks(BLOCKS) // tiles  # maps whose blocks run together
     together = at_once > 0 and -(-b * parts // at_once) <= MOST_LAUNCHES
     counters = torch.zeros(MOST_LAUNCHES, 1, dtype=torch.int32, device=cam.device)
 
     def walk(first_map: int, count: int, counter: Tensor, first: int, last: int) -> None:
-        args = (*maps, inverse, weights, coefficients, out, counter, k, h, w, first_map, first, last, steps)
+        args = (*maps, inverse, weights, out, counter, k, h, w, first_map, first, last)
         launch("walk", count * tiles, args, cooperative=last > first + 1)
 
     if together:
@@ -71,7 +72,7 @@ def _offsets(radius: int, h: int, w: int) -> list[tuple[int, int]]:
 
 
 @functools.cache
-def _coefficients(log2_steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _coefficients(log2_steps: int, dtype: torch.dtype) -> list[float]:
     """C_1 .. C_m of csrc/cpu/affinity_walk.cpp: C_k = Pr(|R_n| >= k) of a walk R on the integers, n = 2^log2_steps, cut
     where what is left out is below half a unit of rounding."""
     n, parity = 2**log2_steps, int(log2_steps == 0)  # |R_n| has the parity of n
@@ -89,4 +90,4 @@ def _coefficients(log2_steps: int, dtype: torch.dtype, device: torch.device) -> 
                 tail[j] = total
     shares = [t / total for t in tail[1:]]
     kept = next((i for i, c in enumerate(shares) if 2 * c <= torch.finfo(dtype).eps / 2), len(shares))
-    return torch.tensor(shares[:kept], dtype=dtype, device=device)
+    return shares[:kept]

@@ -13,7 +13,7 @@
 // Compulsory bytes: cam, edge and the result once. Read again and again, in the cache: y, and the weights if they are not held.
 //
 // Macros: CAM_TYPE, EDGE_TYPE; OFFSETS, one {dy, dx} of each pair of opposites, dy >= 0, and their COUNT; REACH_Y and REACH_X,
-// the largest dy and dx; CLASSES that a block walks.
+// the largest dy and dx; CLASSES that a block walks; COEFFICIENTS, c_k of each step.
 #include "common/camguide.cuh"
 
 typedef CAM_TYPE T;
@@ -24,11 +24,13 @@ struct Offset {
   int dy, dx;
 };
 __device__ constexpr Offset offsets[] = {OFFSETS};
+__device__ constexpr A coefficients[] = {COEFFICIENTS};
 
 #define HELD (COUNT <= 64)  // whether a block holds its weights in registers, and y in shared memory
 
 enum { THREADS = 256, ROWS = 2, COLUMNS = 32, CELLS = ROWS * COLUMNS, GROUPS = THREADS / CELLS };
 enum { SHARE = (COUNT + GROUPS - 1) / GROUPS > 0 ? (COUNT + GROUPS - 1) / GROUPS : 1 };
+enum { STEPS = sizeof(coefficients) / sizeof(A) };
 enum { REGION_ROW = COLUMNS + 2 * REACH_X, REGION = REGION_ROW * (ROWS + 2 * REACH_Y) };
 
 // A padded map of one image. Cell (y, x) lies at (y + REACH_Y) * row + x + REACH_X.
@@ -153,11 +155,11 @@ __device__ __forceinline__ void add_share(const A* near, const A (&forth)[SHARE]
   }
 #endif
 
-// Steps [first, last) of `steps` for the maps from `first_map` on, a map being CLASSES classes of one image. A block has one tile
+// Steps [first, last) of STEPS for the maps from `first_map` on, a map being CLASSES classes of one image. A block has one tile
 // of one map. More than one step at a time takes blocks that run together.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    walk(A* y0, A* y1, A* velocity, A* sum, const A* inverse, const A* weights, const A* coefficients, T* out,
-         unsigned* counter, int K, int H, int W, int first_map, int first, int last, int steps) {
+    walk(A* y0, A* y1, A* velocity, A* sum, const A* inverse, const A* weights, T* out, unsigned* counter, int K, int H, int W,
+         int first_map, int first, int last) {
   __shared__ A partial[GROUPS * CLASSES * CELLS];
   const Padded map(H, W);
   const int tiles_x = (W + COLUMNS - 1) / COLUMNS, tiles = tiles_x * ((H + ROWS - 1) / ROWS),
@@ -226,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   if (group != 0 || !inside) return;
   for (int c = 0; c < CLASSES; ++c) {
     const int k = (int)(m % parts) * CLASSES + c;
-    if (last < steps) {
+    if (last < STEPS) {
       velocity[maps + c * map.size + at] = v[c], sum[maps + c * map.size + at] = total[c];
     } else if (k < K) {
       narrow(total[c], out[((image * K + k) * H + y) * W + x]);

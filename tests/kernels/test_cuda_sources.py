@@ -29,7 +29,9 @@ def _affinity_walk(radius: int, **macros) -> dict:
     offsets = affinity_walk._offsets(radius, 94, 125)
     text = ",".join(f"{{{dy},{dx}}}" for dy, dx in offsets)
     reach = dict(REACH_Y=radius - 1, REACH_X=radius - 1)
-    return dict(EDGE_TYPE="float", **macros, COUNT=len(offsets), **reach, OFFSETS=text)
+    steps = ",".join(map(repr, affinity_walk._coefficients(8, torch.float32)))
+    macros |= dict(EDGE_TYPE="float", COEFFICIENTS=steps)
+    return dict(**macros, COUNT=len(offsets), **reach, OFFSETS=text)
 
 
 VARIANTS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import affinity_walk as kernels
-from support.capture import captured
+from support.capture import NothingFromTheHost, captured
 
 from camguide_fast import ops, reference
 
@@ -86,7 +86,7 @@ def test_one_launch_or_one_a_step():
             launches.clear()
             with cuda_host.on_cpu(resident_blocks=resident):
                 results.append(launched(cam, edge))
-            assert launches.count("walk") == (4 if resident else len(kernels._coefficients(8, cam.dtype, cam.device)))
+            assert launches.count("walk") == (4 if resident else len(kernels._coefficients(8, cam.dtype)))
     assert torch.equal(*results)
     assert error(results[0], twin(cam, edge)) <= 1e-5
 
@@ -97,7 +97,7 @@ def test_a_gpu_takes_what_fits_at_once():
 
     def record(op, kernel, blocks, threads, args, *, defines, cooperative=False):
         if kernel == "walk":
-            made.append((blocks, *args[-4:-1], cooperative))
+            made.append((blocks, *args[-3:], cooperative))
 
     for batch, resident, expected in [
         (1, 264, [(188, 0, 0, 88, True)]),
@@ -136,6 +136,17 @@ def test_faults_are_seen(fault):
             assert not error(result, twin(cam, edge, log2_steps=4)) <= 1e-4
 
 
+@pytest.mark.parametrize("resident", [0, 264])
+def test_a_capture_takes_it(resident):
+    """The first call too, and nothing is kept that lies in a graph's memory."""
+    inputs = case(1, 3, 94, 125)
+    kernels._coefficients.cache_clear()
+    resident_blocks = mock.patch.object(_cuda, "resident_blocks", lambda _: resident)
+    with mock.patch.object(_cuda, "launch", lambda *args, **options: None), resident_blocks, NothingFromTheHost():
+        launched(*inputs)
+    assert not isinstance(kernels._coefficients(8, torch.float32), torch.Tensor)
+
+
 def test_coefficients():
     """Of a walk of n steps: Pr(|R_n| >= k), from the binomial distribution."""
     for log2_steps in (0, 1, 3, 8):
@@ -143,11 +154,11 @@ def test_coefficients():
         chance = torch.distributions.Binomial(n, torch.tensor(0.5, dtype=torch.float64))
         places = torch.arange(n + 1, dtype=torch.float64)
         probability, distance = chance.log_prob(places).exp(), (2 * places - n).abs()
-        found = kernels._coefficients(log2_steps, torch.float64, torch.device("cpu"))
+        found = torch.tensor(kernels._coefficients(log2_steps, torch.float64), dtype=torch.float64)
         expected = torch.stack([probability[distance >= k].sum() for k in range(1, n + 1)])
         torch.testing.assert_close(found, expected[: len(found)], rtol=1e-12, atol=1e-15)
         assert len(found) == n or expected[len(found)] < 2**-53
-    assert len(kernels._coefficients(8, torch.float32, torch.device("cpu"))) == 88
+    assert len(kernels._coefficients(8, torch.float32)) == 88
 
 
 def test_strides_and_what_a_walk_keeps():
@@ -218,3 +229,14 @@ def test_cuda_walks_on_two_streams_at_a_time():
                 results.append(ops.affinity_random_walk(*inputs))
     torch.cuda.synchronize()
     assert all(error(r, e) <= 1e-5 for r, e in zip(results, expected, strict=True))
+
+
+@pytest.mark.cuda
+def test_cuda_compiled_to_graphs():
+    """Each run may take the memory of the one before, and what a launcher keeps must not lie in it."""
+    cam, edge = case(1, 3, 94, 125, device="cuda")
+    expected = twin(cam, edge)
+    walk = torch.compile(lambda x: ops.affinity_random_walk(x * 1, edge), mode="reduce-overhead")
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        assert error(walk(cam), expected) <= 1e-5
