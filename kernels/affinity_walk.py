@@ -36,7 +36,9 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int, beta: float, lo
         "REACH_Y": reach_y,
         "REACH_X": reach_x,
         "CLASSES": classes,
-        "COEFFICIENTS": ",".join(map(repr, coefficients)),  # not a tensor: a captured launch can copy none from the host
+        "COEFFICIENTS": ",".join(
+            map(repr, coefficients)
+        ),  # not a tensor: a captured launch can copy none from the host
     }
 
     def launch(kernel: str, blocks: int, args: tuple, cooperative: bool = False) -> None:

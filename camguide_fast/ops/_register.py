@@ -1,8 +1,9 @@
 """The only place where a backend is chosen: one schema, and a row of the torch dispatcher for each implementation.
 
 Rows of an op: the reference twin (`CompositeExplicitAutograd`, every device); CPU = C++ if the extension `_C` was
-built (it registers itself on import); CUDA = the launcher in `camguide_fast.kernels`, if Triton is there. A missing
-row means the reference. `CAMGUIDE_FAST_BACKEND=reference` leaves only the first row.
+built (it registers itself on import); CUDA = the launcher in `camguide_fast.kernels`, if its compiler is installed. A
+missing row means the reference, to which the CUDA row turns as well where GPU or compiler cannot take the kernel.
+`CAMGUIDE_FAST_BACKEND=reference` leaves only the first row.
 """
 
 import functools
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ._backends import NAMESPACE, kernels, why_no_kernels
+from ._backends import NAMESPACE, kernels, serves, why_no_kernels
 
 library = torch.library.Library(NAMESPACE, "DEF")
 
@@ -37,7 +38,7 @@ def define(
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
     kernels[name] = kernel
     if kernel and not why_no_kernels(kernel[1]):
-        library.impl(name, functools.partial(_call_kernel, kernel[0], name), "CUDA")
+        library.impl(name, functools.partial(_call_kernel, *kernel, name, reference), "CUDA")
 
 
 def _call_reference(reference: Callable, *args):
@@ -45,9 +46,13 @@ def _call_reference(reference: Callable, *args):
         return reference(*args)
 
 
-def _call_kernel(module: str, name: str, *args):
+def _call_kernel(module: str, language: str, name: str, reference: Callable, *args):
+    first = _first_tensor(args)
+    # The row stands since the import, which must start neither CUDA nor CuPy; here there is a GPU to ask about.
+    if not serves(language, first.device):
+        return _call_reference(reference, *args)
     kernel = getattr(importlib.import_module(f"camguide_fast.kernels.{module}"), name)
-    with torch.cuda.device_of(_first_tensor(args)):  # a launch goes to the current device
+    with torch.cuda.device_of(first):  # a launch goes to the current device
         return kernel(*args)
 
 
