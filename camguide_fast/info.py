@@ -32,8 +32,7 @@ def found() -> list[tuple[str, str]]:
         ("vectors", torch.backends.cpu.get_cpu_capability()),
         ("bf16", _bf16()),
         *(("GPU", gpu) for gpu in _gpus()),
-        ("CuPy", _installed("cupy-cuda13x", "cupy-cuda12x", "cupy") or "not installed"),
-        ("NVRTC", _nvrtc()),
+        *_cupy(),
         ("/dev/shm", _shared_memory()),
         ("C++ extension", f"{why}{build_error()}; {COST}" if (why := load_native()) else "loaded"),
         *([("backend", f"CAMGUIDE_FAST_BACKEND={backend}")] if backend else []),
@@ -52,20 +51,51 @@ def _gpus() -> list[str]:
     return [f"{d.name}, sm_{d.major}{d.minor}, {d.total_memory / 2**30:.0f} GiB" for d in devices]
 
 
-def _installed(*packages: str) -> str:
-    """The first of the packages that is installed, "" if none is. Importing it instead would start CUDA."""
+def _cupy() -> list[tuple[str, str]]:
+    """What the CUDA kernels are compiled by and with, as CuPy itself finds it. Nothing here starts CUDA."""
+    packages = _installed("cupy-cuda13x", "cupy-cuda12x", "cupy")
+    nvrtc = _installed("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
+    listed = ", ".join(nvrtc) or ctypes.util.find_library("nvrtc") or "not found"
+    if not packages and not importlib.util.find_spec("cupy"):
+        return [("CuPy", "not installed"), ("NVRTC", listed)]
+    version = ", ".join(packages)
+    if len(packages) > 1:  # they write over each other's files
+        version += ": one too many; uninstall all of them, then install the one for torch's CUDA"
+    try:
+        cupy = importlib.import_module("cupy")
+    except Exception as error:  # why stands in the table
+        return [("CuPy", f"{version}, does not load: {type(error).__name__}"), ("NVRTC", listed), *_folders()]
+    try:
+        listed = f"{'.'.join(map(str, cupy.cuda.nvrtc.getVersion()))}, loaded by CuPy; installed: {listed}"
+    except Exception as error:
+        listed += f"; CuPy does not load it: {type(error).__name__}"
+    return [("CuPy", version or cupy.__version__), ("NVRTC", listed), *_folders()]
+
+
+def _folders() -> list[tuple[str, str]]:
+    """Of CuPy: CUDA's headers, and what it has compiled."""
+    try:
+        headers = importlib.import_module("cuda.pathfinder").find_nvidia_header_directory("cudart")
+    except Exception as error:
+        headers = f"{type(error).__name__}: {error}"
+    cache = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy/kernel_cache")
+    made = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    writable = os.access(made, os.W_OK)
+    return [
+        ("CUDA headers", headers or "not found"),
+        ("CuPy cache", f"{cache}{'' if writable else ': cannot be written; CUPY_CACHE_DIR may name another folder'}"),
+    ]
+
+
+def _installed(*packages: str) -> list[str]:
+    """Those of the packages that are installed."""
+    found = []
     for package in packages:
         try:
-            return f"{importlib.metadata.version(package)} ({package})"
+            found.append(f"{importlib.metadata.version(package)} ({package})")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ""
-
-
-def _nvrtc() -> str:
-    """The compiler of the CUDA kernels: from torch's own requirements, or the system's."""
-    installed = _installed("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
-    return installed or ctypes.util.find_library("nvrtc") or "not found"
+    return found
 
 
 def _shared_memory() -> str:
