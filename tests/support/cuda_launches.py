@@ -46,7 +46,8 @@ def recorded() -> list[Variant]:
         variant.kernels[kernel] = max(shared, variant.kernels.get(kernel, 0))
 
     resident = mock.patch.object(_cuda, "resident_blocks", lambda per_multiprocessor: 264)
-    with mock.patch.object(_cuda, "launch", launch), resident:
+    multiprocessors = mock.patch.object(_cuda, "multiprocessors", lambda: (34, 100 * 1024))  # of a 4060 Ti
+    with mock.patch.object(_cuda, "launch", launch), resident, multiprocessors:
         for call in calls():
             call()
     return list(found.values())

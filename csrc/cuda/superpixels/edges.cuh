@@ -2,13 +2,14 @@
 #pragma once
 
 // Marks the neighbours among the labels from `base` on, 32 a word.
-__device__ __forceinline__ void mark_neighbours(const int* segments, int superpixel, const Bounds& bounds, int H, int W,
+__device__ __forceinline__ void mark_neighbours(const int* segments, int superpixel, const Bounds& bounds, int H, int W, int N,
                                                 int base, int words, unsigned* marked) {
   for (int i = threadIdx.x; i < words; i += blockDim.x) marked[i] = 0;
   __syncthreads();
   const auto mark = [&](int label) {
     const unsigned bit = (unsigned)label - (unsigned)base;
-    if (label != superpixel && bit / 32 < (unsigned)words) atomicOr(marked + bit / 32, 1u << bit % 32);
+    const bool known = (unsigned)label < (unsigned)N;  // another would make the list longer than it may be
+    if (known && label != superpixel && bit / 32 < (unsigned)words) atomicOr(marked + bit / 32, 1u << bit % 32);
   };
   each_pixel(segments, superpixel, bounds, W, [&](long long i, int y, int x) {
     if (x > 0) mark(segments[i - 1]);

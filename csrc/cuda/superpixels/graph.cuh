@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8)
     sum[0] += colour.L, sum[1] += colour.a, sum[2] += colour.b, sum[3] += 1;
   });
   for (int base = 0; own.bottom && base < N; base += 32 * words) {
-    mark_neighbours(segments, s, own, H, W, base, words, marked);
+    mark_neighbours(segments, s, own, H, W, N, base, words, marked);
     for (int i = threadIdx.x; i < words; i += blockDim.x) sum[4] += __popc(marked[i]);
     __syncthreads();
   }
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8)
   const Bounds own = bounds_of(bounds, node, H, W);
   segments += b * H * W, neighbours += b * slots + begin, transition += b * slots + begin;
   for (int base = 0, count = 0; base < N; base += 32 * words) {
-    mark_neighbours(segments, s, own, H, W, base, words, marked);
+    mark_neighbours(segments, s, own, H, W, N, base, words, marked);
     list_marked(marked, base, words, of_warp, neighbours, count);
     __syncthreads();
   }

@@ -84,7 +84,9 @@ extern "C" __global__ void __launch_bounds__(256) spread(const A* __restrict__ u
                                                          T* __restrict__ out, int B, int K, int N, int H, int W, int groups) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x, pixels = (long long)H * W, b = at / pixels;
   if (b >= B) return;
-  const Maps* const own = reinterpret_cast<const Maps*>(u) + b * groups * N + segments[at];
+  const int label = segments[at];
+  if ((unsigned)label >= (unsigned)N) return;
+  const Maps* const own = reinterpret_cast<const Maps*>(u) + b * groups * N + label;
   out += b * K * pixels + at % pixels;
   for (int group = 0; group < groups; ++group) {
     const Maps values = own[(long long)group * N];
