@@ -40,7 +40,7 @@ def path_affinity_loss(edge: Tensor, target: Tensor, radius: int = 10, ignore: i
         The loss, a scalar, and without gradient its parts [3]: the means of background, class and different labels.
         fp32 (fp64 for fp64). A part without a pair is 0, and counts as such.
 
-    Gradient: to edge, once (no second derivative), at the cell of the maximum: of equal ones the first, row by row from
+    Gradient: to edge, once (a second one raises), at the cell of the maximum: of equal ones the first, row by row from
     the upper cell of the pair.
 
     Raises:
