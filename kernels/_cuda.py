@@ -1,12 +1,15 @@
 """Runs what csrc/cuda holds: CUDA C++ compiled by NVRTC through CuPy for the GPU at hand, on the first launch.
 
-`launch` is all that a launcher needs. The tests replace it to run the same launch on the CPU.
+`launch` is all that a launcher needs, and `prepare` for what it repeats, which the tests replace to run the same launch
+on the CPU.
 """
 
 import ctypes
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,20 +38,25 @@ def source(op: str, defines: Defines) -> str:
     Nothing is left to include paths or -D options, whose contents CuPy's cache on disk would not see.
     """
     lines = [f"#define {name} {value}" for name, value in defines.items()]
-    return "\n".join([*lines, _expand(SOURCES / f"{op}.cu")])
+    return "\n".join([*lines, _expand(SOURCES / f"{op}.cu", set())])
 
 
-def _expand(path: Path) -> str:
+def _expand(path: Path, seen: set[Path]) -> str:
+    """Each header once, where it is first included."""
+
     def header(match: re.Match) -> str:
-        line = text.count("\n", 0, match.end()) + 2
-        return f'{_expand(path.parent / match[1])}\n#line {line} "{path.name}"'
+        line, file = text.count("\n", 0, match.end()) + 2, (path.parent / match[1]).resolve()
+        if file in seen:
+            return ""
+        seen.add(file)
+        return f'{_expand(file, seen)}\n#line {line} "{path.name}"'
 
     text = path.read_text()
     body = re.sub(r'^#include "([\w./]+\.cuh)"$', header, text, flags=re.MULTILINE)
     return f'#line 1 "{path.name}"\n{body.replace("#pragma once", "")}'
 
 
-def launch(
+def prepare(
     op: str,
     kernel: str,
     blocks: int,
@@ -58,8 +66,9 @@ def launch(
     defines: Defines,
     shared: int = 0,
     cooperative: bool = False,
-) -> None:
-    """Launches `kernel` of csrc/cuda/<op>.cu on the current stream.
+) -> Callable[[], None]:
+    """A launch of `kernel` of csrc/cuda/<op>.cu on the current stream, as often as it is called: most of what a launch
+    takes the host is done here.
 
     `args`: contiguous tensors (pointers there), ints (int) and floats (double), in the order of the kernel's
     parameters. `defines`: macros the source is specialised by. `shared`: bytes of dynamic shared memory. `cooperative`:
@@ -68,17 +77,24 @@ def launch(
     import cupy
 
     device = torch.cuda.current_device()
-    driver = cupy.cuda.driver
     cupy.cuda.Device(device).use()  # binds its context to this thread, which may be one of autograd's
     function = _function(op, kernel, tuple(defines.items()), shared, device)
-    values = [_value(a) for a in args]  # to be kept until the launch has copied them
+    values = [_value(a) for a in args]  # to be kept, as the tensors are, until it is launched
     pointers = (ctypes.c_void_p * len(args))(*map(ctypes.addressof, values))
     stream = torch.cuda.current_stream().cuda_stream
     sizes = (blocks, 1, 1, threads, 1, 1, shared)
-    if cooperative:
-        driver.launchCooperativeKernel(function.kernel.ptr, *sizes, stream, ctypes.addressof(pointers))
-    else:
-        driver.launchKernel(function.kernel.ptr, *sizes, stream, ctypes.addressof(pointers), 0)
+    start = cupy.cuda.driver.launchCooperativeKernel if cooperative else cupy.cuda.driver.launchKernel
+    given = (function.kernel.ptr, *sizes, stream, ctypes.addressof(pointers), *(() if cooperative else (0,)))
+
+    def again(kept: tuple = (args, values, pointers)) -> None:
+        start(*given)
+
+    return again
+
+
+def launch(op: str, kernel: str, blocks: int, threads: int, args: tuple, **options: Any) -> None:
+    """What `prepare` prepares, once."""
+    prepare(op, kernel, blocks, threads, args, **options)()
 
 
 def resident_blocks(per_multiprocessor: int) -> int:

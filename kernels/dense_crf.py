@@ -1,18 +1,18 @@
-"""Launches csrc/cuda/dense_crf.cu, where the formula stands, on lattices of _permutohedral."""
-
-from dataclasses import dataclass
+"""Launches csrc/cuda/dense_crf.cu, where the formula stands: a batch is one launch, whose blocks run together."""
 
 import torch
 from torch import Tensor
 
-from . import _cuda, _permutohedral
-from ._permutohedral import PIXELS, Filter, Lattice
+from . import _cuda
 
 PROBABILITIES, ENERGIES, LABELS = range(3)  # what is given
-TO_SUMS, TO_Q, TO_RESULT = range(3)  # where a step writes
-LARGEST_GROUP = 8  # quads of labels that a thread pair keeps in registers
-MEMORY = 2**30  # bytes of workspaces that images and labels taken together may fill
+TILE, PIXELS = 16, 256  # side and size of a tile
+NEAR, FAR = 3, 6  # corners of a simplex, by positions alone and with colours
+BUILD_STEPS = 7  # of building a lattice, beside those of a filter
+LARGEST_GROUP = 6  # quads of labels that a thread pair keeps in registers: VOC's 21
+MEMORY = 2**30  # bytes that images and labels taken together may fill
 LABEL_WORDS = 514  # of what is known about an image's label map
+TERM_WORDS = 14  # of 8 bytes, of a term
 
 
 def dense_crf(
@@ -27,7 +27,7 @@ def dense_crf(
     given = given.contiguous()
     labels, wide = given.shape[1], torch.promote_types(given.dtype, torch.float32)
     active = torch.full((1,), _quads(labels), dtype=torch.int32, device=given.device)
-    table = torch.empty((len(given), 1), dtype=torch.int32, device=given.device)  # of no label map
+    table = torch.empty((1, 1), dtype=torch.int32, device=given.device)  # of no label map
     return _mean_field(kind, given, table, active, image, labels, wide, iterations, gaussian, bilateral)
 
 
@@ -45,30 +45,23 @@ def dense_crf_labels(
     if given.dtype in (torch.int8, torch.int16):
         given = given.int()
     b, h, w = given.shape
-    quads = min(_quads(num_labels), LARGEST_GROUP)
-    defines = _defines(LABELS, given, torch.float32, quads, [])
     present = torch.zeros((b, 8), dtype=torch.int32, device=given.device)
     table = torch.empty((b, LABEL_WORDS), dtype=torch.int32, device=given.device)
     active = torch.zeros(1, dtype=torch.int32, device=given.device)
     blocks = min(64, -(-h * w // 1024))  # an image's
+    defines = {"INPUT_TYPE": _cuda.TYPES[given.dtype], "LANES": 1 if num_labels <= 4 else 2}
     args = (given, present, num_labels, h * w, blocks)
-    _cuda.launch("dense_crf", "find_labels", b * blocks, 256, args, defines=defines)
-    _cuda.launch("dense_crf", "number_labels", b, 1, (present, table, active, gt_prob), defines=defines)
+    _cuda.launch("crf/present_labels", "find_labels", b * blocks, 256, args, defines=defines)
+    _cuda.launch("crf/present_labels", "number_labels", b, 1, (present, table, active, gt_prob), defines=defines)
     out = _mean_field(LABELS, given, table, active, image, num_labels, torch.float32, iterations, gaussian, bilateral)
     return out.to(labels.dtype)
-
-
-@dataclass
-class Term:
-    lattice: Lattice
-    weight: float
 
 
 def _mean_field(
     kind: int,
     given: Tensor,
-    table: Tensor,
-    active: Tensor,
+    table: Tensor,  # [B, ...]: of the label maps
+    active: Tensor,  # [1]: quads that hold labels
     image: Tensor,
     labels: int,
     dtype: torch.dtype,
@@ -80,25 +73,91 @@ def _mean_field(
     b, _, h, w = image.shape
     if iterations == 0:
         gaussian, bilateral = [], []
-    near = [
-        Term(_permutohedral.build(h, w, sigma, dtype, image), weight)
-        for *sigma, weight in zip(*[iter(gaussian)] * 3, strict=True)
-    ]
-    corners = 3 * len(near) + 6 * (len(bilateral) // 6)
-    pixels = PIXELS * _permutohedral.tiles_of(h, w)
-    quad = 4 * dtype.itemsize * pixels  # bytes of an image's pixels
-    quads, groups = _groups(_quads(labels), MEMORY // max(2 * corners * quad, 1))
-    lattices = _permutohedral.BYTES * (len(bilateral) // 6) * pixels
-    at_once = max(1, MEMORY // (2 * quad * quads * (corners + groups) + lattices))
-    for start in range(0, b, at_once):
-        part = slice(start, start + at_once)
-        far = [
-            Term(_permutohedral.build(h, w, sigma, dtype, image[part]), weight)
-            for *sigma, weight in zip(*[iter(bilateral)] * 6, strict=True)
-        ]
-        field = _Field(kind, given[part], table[part], active, out[part], h, w, labels, dtype, quads, groups)
-        field.run(near + far, iterations)
+    near, far = len(gaussian) // 3, len(bilateral) // 6
+    fixed, lattices, values, most = _sizes(h, w, near, far, dtype.itemsize)
+    quads, groups = _groups(_quads(labels), (MEMORY - fixed - lattices) // max(values, 1))
+    pixels = PIXELS * _tiles(h, w)
+    of_an_image = lattices + quads * values + 4 * dtype.itemsize * pixels * quads * groups * (2 if groups > 1 else 1)
+    at_once = max(1, min(b, most, (MEMORY - fixed) // of_an_image))
+    size = -(-(fixed + at_once * of_an_image) // 256)
+    memory = torch.empty(256 * size, dtype=torch.uint8, device=image.device)
+
+    defines = {
+        "INPUT": kind,
+        "INPUT_TYPE": _cuda.TYPES[given.dtype],
+        "IMAGE_TYPE": _cuda.TYPES[image.dtype],
+        "VALUE": _cuda.TYPES[dtype],
+        "QUADS": quads,
+        "NEAR": near,
+        "FAR": far,
+        "BLOCKS": 1 if dtype == torch.float64 else 2,
+    }
+    terms = _place_terms(image, gaussian, bilateral, defines)
+    counter = torch.zeros(1, dtype=torch.int32, device=image.device)
+    args = (given, image, terms, table, active, memory, out, counter, size, min(b, most), b, h, w, labels, iterations)
+
+    def launch(blocks: int, first: int, last: int) -> None:
+        of_phases, together = (*args, first, last), last > first + 1
+        _cuda.launch("dense_crf", "mean_field", blocks, PIXELS, of_phases, defines=defines, cooperative=together)
+
+    busy = at_once * _tiles(h, w) * min(quads, 2)  # blocks that have something to do
+    phases = -(-b // at_once) * _phases(near, far, iterations, groups)
+    if resident := _cuda.resident_blocks(defines["BLOCKS"]):
+        launch(min(resident, busy), 0, phases)
+    else:
+        for phase in range(phases):
+            launch(busy, phase, phase + 1)
     return out
+
+
+def _place_terms(image: Tensor, gaussian: list[float], bilateral: list[float], defines: _cuda.Defines) -> Tensor:
+    """How each lattice is laid over the features, for all images alike."""
+    near = [(0, *term[:2], 1.0, 1.0, 1.0, term[2]) for term in zip(*[iter(gaussian)] * 3, strict=True)]
+    terms = [*near, *((1, *term) for term in zip(*[iter(bilateral)] * 6, strict=True))]
+    placed = torch.empty((max(len(terms), 1), TERM_WORDS), dtype=torch.int64, device=image.device)
+    colours = _range(image) if bilateral else placed.new_empty(6, dtype=torch.float32)  # else not used
+    h, w = image.shape[2:]
+    for i, (coloured, *numbers) in enumerate(terms):
+        args = (colours, placed, i, coloured, h, w, *numbers)
+        _cuda.launch("crf/place_term", "place_term", 1, 1, args, defines={})
+    return placed
+
+
+def _range(images: Tensor) -> Tensor:  # [2, 3]: least and greatest colours, 0 and 255 among them
+    limits = torch.zeros((2, 3), dtype=torch.float32, device=images.device)
+    limits[1].fill_(255)
+    if images.dtype != torch.uint8:
+        colour = images.float() * 255
+        colour = torch.where(colour.isfinite(), colour, 0)
+        torch.minimum(limits[0], colour.amin((0, 2, 3)), out=limits[0])
+        torch.maximum(limits[1], colour.amax((0, 2, 3)), out=limits[1])
+    return limits
+
+
+def _sizes(h: int, w: int, near: int, far: int, itemsize: int) -> tuple[int, int, int, int]:
+    """What Field::lay_out takes, in bytes: (once, for each image, for each quad of labels of it beside Q), and the most
+    images whose rows and slots are counted in 30 bits."""
+    tiles = _tiles(h, w)
+
+    def lattice(corners: int) -> int:
+        rows = tiles * corners * PIXELS
+        return rows * (itemsize + 24 + 8 * corners) + 8 * tiles + 12 * _slots(h, w, corners)
+
+    largest = max((FAR if far else NEAR) * tiles * PIXELS, _slots(h, w, FAR if far else NEAR))
+    if largest >= 2**30:
+        raise ValueError(f"dense_crf: an image of {h} x {w} pixels is too large")
+    rounding = 2 * 16 * (2 + 20 * (near + far))
+    values = 2 * 4 * itemsize * tiles * PIXELS * (NEAR * near + FAR * far)
+    return near * lattice(NEAR) + rounding, far * lattice(FAR), values, (2**30 - 1) // largest
+
+
+def _tiles(h: int, w: int) -> int:
+    return -(-h // TILE) * -(-w // TILE)
+
+
+def _slots(h: int, w: int, corners: int) -> int:
+    """Of an image's table: at least a quarter stays empty."""
+    return 1 << ((h * w + 1) * corners * 4 // 3).bit_length()
 
 
 def _quads(labels: int) -> int:
@@ -114,74 +173,9 @@ def _groups(quads: int, most: int) -> tuple[int, int]:
     return -(-quads // (2 * groups)) * 2, groups
 
 
-def _defines(kind: int, given: Tensor, dtype: torch.dtype, quads: int, terms: list[Term]) -> _cuda.Defines:
-    corners = [term.lattice.corners for term in terms] + [0, 0]
-    return {
-        "INPUT": kind,
-        "INPUT_TYPE": _cuda.TYPES[given.dtype],
-        "VALUE": _cuda.TYPES[dtype],
-        "QUADS": quads,
-        "CORNERS_0": corners[0],
-        "CORNERS_1": corners[1],
-    }
-
-
-@dataclass
-class _Field:
-    """The mean field of a few images at once."""
-
-    kind: int
-    given: Tensor
-    table: Tensor  # [images, ...]: of the label maps
-    active: Tensor  # [1]: quads that hold labels
-    out: Tensor
-    h: int
-    w: int
-    labels: int
-    dtype: torch.dtype
-    quads: int  # of a group
-    groups: int
-
-    def __post_init__(self):
-        self.images = len(self.given)
-        self.tiles = self.images * _permutohedral.tiles_of(self.h, self.w)
-        self.nothing = self._empty(1)
-
-    def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=self.given.device)
-
-    def run(self, terms: list[Term], iterations: int) -> None:
-        steps = iterations if terms else 0  # nothing pulls at Q
-        pairs = [terms[i : i + 2] for i in range(0, len(terms), 2)]
-        filters = [[Filter(t.lattice, self.tiles // t.lattice.tiles, self.quads) for t in pair] for pair in pairs]
-        values, nothing = (self.tiles, PIXELS, 4 * self.quads), (1,)
-        q = self._empty(self.groups, *(values if steps else nothing))
-        sums = self._empty(self.groups, *(values if self.groups > 1 or len(pairs) > 1 else nothing))
-        self._slice([], [], sums, q, True, TO_Q if steps else TO_RESULT)
-        for i in range(steps):
-            to = TO_Q if i < steps - 1 else TO_RESULT
-            for j, (pair, own) in enumerate(zip(pairs, filters, strict=True)):
-                last = j == len(pairs) - 1
-                self._slice(pair, own, sums, q, j == 0, to if last else TO_SUMS)
-
-    def _slice(self, pair: list[Term], filters: list[Filter], sums: Tensor, q: Tensor, begin: bool, to: int) -> None:
-        """Adds a pair of terms to -U or to `sums`, a group of labels after the other."""
-        several = self.groups > 1
-        for group in range(self.groups):
-            first = group * self.quads
-            slots = []
-            for term, filtered in zip(pair, filters, strict=True):
-                x = term.lattice
-                slots += [x.vertex, x.weight, filtered(q[group], self.active, first), term.weight, x.tiles, x.capacity]
-            slots += [self.table, self.nothing, self.nothing, 0.0, 1, 0] * (2 - len(pair))
-            sizes = (self.h, self.w, self.labels, first, int(begin), TO_SUMS if several else to)
-            args = (self.given, self.table, sums[group], q[group], self.out, self.active, *slots, *sizes)
-            self._launch("mean_field", args, pair)
-        if several and to != TO_SUMS:
-            args = (self.given, self.table, sums, q, self.out, self.groups, self.tiles * PIXELS)
-            self._launch("softmax", (*args, self.h, self.w, self.labels, to), pair)
-
-    def _launch(self, kernel: str, args: tuple, pair: list[Term]) -> None:
-        defines = _defines(self.kind, self.given, self.dtype, self.quads, pair)
-        blocks = self.tiles * min(self.quads, 2)
-        _cuda.launch("dense_crf", kernel, blocks, PIXELS, args, defines=defines)
+def _phases(near: int, far: int, iterations: int, groups: int) -> int:
+    """Of as many images as are worked on at once, if all labels are present."""
+    filtering = 2 + (FAR if far else NEAR)
+    steps = iterations if near + far else 0
+    build = BUILD_STEPS + filtering if steps else 0
+    return build + steps * groups * filtering + (steps + 1) * (groups + (groups > 1))

@@ -4,6 +4,8 @@ Nothing waits for the device: workspaces are of a size that the image's alone de
 and 6 for the connectivity.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ TILE_ROWS, TILE_COLUMNS, TILE_WARPS = 8, 32, 4  # of superpixels/slic_assign.cuh
 CENTRES_TOGETHER = 32
 NUMBERED = 8  # blocks of pixels: PART of superpixels/connectivity.cuh
 
+Prepare = Callable[..., Callable[[], None]]
+
 
 def slic(
     image: Tensor, n_segments: int, compactness: float, iterations: int, min_size_factor: float
@@ -24,26 +28,26 @@ def slic(
     b, _, h, w = image.shape
     defines = {"IMAGE_TYPE": _cuda.TYPES[image.dtype]}
 
-    def launch(kernel: str, threads: int, block: int, *args) -> None:
-        _cuda.launch("slic", kernel, -(-threads // block), block, args, defines=defines)
+    def prepare(kernel: str, threads: int, block: int, *args) -> Callable[[], None]:
+        return _cuda.prepare("slic", kernel, -(-threads // block), block, args, defines=defines)
 
     grid = seed_grid(h, w, n_segments)
-    label = _cluster(_colours(image, launch), grid, compactness, iterations, launch)
+    label = _cluster(_colours(image, prepare), grid, compactness, iterations, prepare)
     if min_size_factor == 0:
         return label, label.new_full((b,), grid.count[0] * grid.count[1])
-    return _connect(label, minimum_size(h, w, grid, min_size_factor), launch)
+    return _connect(label, minimum_size(h, w, grid, min_size_factor), prepare)
 
 
-def _colours(image: Tensor, launch) -> Tensor:  # -> [B, 3, H, W], integers
+def _colours(image: Tensor, prepare: Prepare) -> Tensor:  # -> [B, 3, H, W], integers
     b, _, h, w = image.shape
     range_ = image.new_zeros((b, 2), dtype=torch.int64 if image.dtype == torch.float64 else torch.int32)
-    launch("image_range", b * -(-3 * h * w // RANGE_PART) * 256, 256, image, range_, 3 * h * w, RANGE_PART)
+    prepare("image_range", b * -(-3 * h * w // RANGE_PART) * 256, 256, image, range_, 3 * h * w, RANGE_PART)()
     colours = image.new_empty(image.shape, dtype=torch.float32)
-    launch("find_colours", b * h * w, 256, image, range_, colours, b, h * w)
+    prepare("find_colours", b * h * w, 256, image, range_, colours, b, h * w)()
     return colours
 
 
-def _cluster(colours: Tensor, grid: SeedGrid, compactness: float, iterations: int, launch) -> Tensor:
+def _cluster(colours: Tensor, grid: SeedGrid, compactness: float, iterations: int, prepare: Prepare) -> Tensor:
     b, _, h, w = colours.shape
     n = grid.count[0] * grid.count[1]
     chunks = -(-n // CENTRES_TOGETHER)
@@ -55,17 +59,22 @@ def _cluster(colours: Tensor, grid: SeedGrid, compactness: float, iterations: in
     limits = colours.new_empty(tiles)
     label = colours.new_empty((b, h, w), dtype=torch.int32)
     seeds = (grid.start[0], grid.step[0], grid.start[1], grid.step[1], grid.count[1])
-    for i in range(iterations):
-        first = int(i == 0)
-        launch("update_centres", b * chunks * 32, 128, sums, centres, boxes, b, n, chunks, *seeds, first)
-        # Without a colour in the seeds all candidates are equally far in colour: the first pass is spatial.
-        state = (colours, centres, boxes, limits, label, sums)
-        sizes = (b, h, w, n, chunks, *grid.reach, 0.0 if first else weight, first)
-        launch("assign", tiles * 32, 32 * TILE_WARPS, *state, *sizes)
+    state, sizes = (colours, centres, boxes, limits, label, sums), (b, h, w, n, chunks, *grid.reach)
+
+    def passes(first: int, weight: float) -> list[Callable[[], None]]:
+        means = (sums, centres, boxes, b, n, chunks, *seeds, first)
+        return [
+            prepare("update_centres", b * chunks * 32, 128, *means),
+            prepare("assign", tiles * 32, 32 * TILE_WARPS, *state, *sizes, weight, first),
+        ]
+
+    # Without a colour in the seeds all candidates are equally far in colour: the first pass is spatial.
+    for launch in passes(1, 0.0) + passes(0, weight) * (iterations - 1):
+        launch()
     return label
 
 
-def _connect(label: Tensor, smallest: int, launch) -> tuple[Tensor, Tensor]:
+def _connect(label: Tensor, smallest: int, prepare: Prepare) -> tuple[Tensor, Tensor]:
     b, h, w = label.shape
     pixels = h * w
     blocks, parts = -(-pixels // 256), -(-pixels // (256 * NUMBERED))
@@ -73,13 +82,13 @@ def _connect(label: Tensor, smallest: int, launch) -> tuple[Tensor, Tensor]:
     size, first_size = torch.zeros_like(label), label.new_zeros(b)
     roots = label.new_empty((b, parts))
     every = b * blocks * 256
-    launch("find_runs", every, 256, label, parent, pixels, w, blocks)
-    launch("unite_runs", every, 256, label, parent, pixels, w, blocks)
-    launch("find_roots", every, 256, parent, size, pixels, blocks)
+    prepare("find_runs", every, 256, label, parent, pixels, w, blocks)()
+    prepare("unite_runs", every, 256, label, parent, pixels, w, blocks)()
+    prepare("find_roots", every, 256, parent, size, pixels, blocks)()
     every_part = b * parts * 256
-    launch("find_groups", every_part, 256, parent, size, group, roots, first_size, pixels, w, smallest, parts)
+    prepare("find_groups", every_part, 256, parent, size, group, roots, first_size, pixels, w, smallest, parts)()
     number = parent  # no longer needed
     num = label.new_empty(b)
-    launch("number_groups", every_part, 256, group, roots, first_size, number, num, pixels, smallest, parts)
-    launch("relabel", every, 256, group, number, first_size, pixels, smallest, blocks)
+    prepare("number_groups", every_part, 256, group, roots, first_size, number, num, pixels, smallest, parts)()
+    prepare("relabel", every, 256, group, number, first_size, pixels, smallest, blocks)()
     return group, num

@@ -14,7 +14,7 @@
 //
 // Macros: CAM_TYPE, EDGE_TYPE; OFFSETS, one {dy, dx} of each pair of opposites, dy >= 0, and their COUNT; REACH_Y and REACH_X,
 // the largest dy and dx; CLASSES that a block walks; COEFFICIENTS, c_k of each step.
-#include "common/camguide.cuh"
+#include "common/grid.cuh"
 
 typedef CAM_TYPE T;
 typedef EDGE_TYPE E;
@@ -90,19 +90,6 @@ extern "C" __global__ void __launch_bounds__(256) start(const T* cam, const E* e
     y0[to] = y1[to] = sum[to] = value;
     velocity[to] = 0;
   }
-}
-
-// All blocks of the launch have come here `round` times. What they wrote before can be read with `fresh` after.
-__device__ void meet(unsigned* counter, unsigned round) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(counter, 1u);
-    while ((int)(*(volatile unsigned*)counter - round * gridDim.x) < 0) {
-    }
-    __threadfence();
-  }
-  __syncthreads();
 }
 
 // Not through the cache of the multiprocessor, which does not see what others write.

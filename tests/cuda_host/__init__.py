@@ -107,20 +107,27 @@ def _compile(command: list[str | Path], text: str) -> str:
 
 
 @contextmanager
-def on_cpu(order: int = 0, resident_blocks: int = 0) -> Iterator[None]:
-    """Launchers of camguide_fast.kernels run on CPU tensors inside; what they do not initialise is NaN.
+def on_cpu(order: int = 0, resident_blocks: int = 0) -> Iterator[list[str]]:
+    """Launchers of camguide_fast.kernels run on CPU tensors inside; what they do not initialise is NaN. Yields the
+    names of the kernels, as they are launched.
 
     Blocks run one after the other here: at most one may be resident, to which waiting for all is nothing.
     """
+    launched: list[str] = []
 
-    def launch(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
+    def prepare(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
         assert blocks <= resident_blocks <= 1 or not cooperative, "blocks that wait for one another"
-        run(_cuda.source(op, defines), kernel, blocks, threads, args, shared=shared, order=order)
+
+        def launch():
+            launched.append(kernel)
+            run(_cuda.source(op, defines), kernel, blocks, threads, args, shared=shared, order=order)
+
+        return launch
 
     resident = mock.patch.object(_cuda, "resident_blocks", lambda per_multiprocessor: resident_blocks)
     multiprocessors = mock.patch.object(_cuda, "multiprocessors", lambda: MULTIPROCESSORS)
-    with mock.patch.object(_cuda, "launch", launch), resident, multiprocessors, _Poison():
-        yield
+    with mock.patch.object(_cuda, "prepare", prepare), resident, multiprocessors, _Poison():
+        yield launched
 
 
 class _Poison(TorchFunctionMode):

@@ -78,6 +78,15 @@ def test_launch(cupy):
     assert cupy.modules == [(1, _cuda.source("guided_filter", {"RADIUS": 4}))]
 
 
+def test_a_prepared_launch_is_repeated(cupy):
+    prepared = _cuda.prepare("guided_filter", "f", 5, 64, (torch.zeros(3), 2, 0.5), defines={})
+    assert not cupy.launches
+    for _ in range(3):
+        prepared()
+    assert len(cupy.launches) == 3 and cupy.launches[0] == cupy.launches[2]
+    assert cupy.launches[0][-1][1:] == [2, 0.5]
+
+
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
 def test_an_int_that_does_not_fit_is_not_wrapped(cupy, value):
     with pytest.raises(ValueError, match=f"count in 32 bits.*{value}"):

@@ -76,17 +76,16 @@ def test_every_colour(dtype):
     image = torch.cat([image, image.flip(1), torch.randint(0, 256, (1, 3, 1, 256), dtype=torch.uint8)])
     if dtype != torch.uint8:
         image = ((image + torch.rand(image.shape, dtype=torch.float64)) * 3 - 100).to(dtype)
-    launch = launcher(dtype)
-    result = cuda_host.every_order(lambda: kernels._colours(image, launch), ORDERS)
+    result = cuda_host.every_order(lambda: kernels._colours(image, preparing(dtype)), ORDERS)
     assert torch.equal(result, quantised_lab(image))
 
 
-def launcher(dtype=torch.uint8):
-    def launch(kernel, threads, block, *args):
+def preparing(dtype=torch.uint8):
+    def prepare(kernel, threads, block, *args):
         defines = {"IMAGE_TYPE": _cuda.TYPES[dtype]}
-        _cuda.launch("slic", kernel, -(-threads // block), block, args, defines=defines)
+        return _cuda.prepare("slic", kernel, -(-threads // block), block, args, defines=defines)
 
-    return launch
+    return prepare
 
 
 def spiral(size: int) -> torch.Tensor:
@@ -127,7 +126,7 @@ def test_connectivity(name, smallest):
     labels = torch.stack([label, label.flip(1), torch.zeros_like(label)])  # an image's components end with it
     expected = torch.stack([_merge_small(_components(one.long()), smallest) for one in labels]).to(torch.int32)
     orders = ORDERS if smallest == 4 else (2,)
-    segments, num = cuda_host.every_order(lambda: kernels._connect(labels, smallest, launcher()), orders)
+    segments, num = cuda_host.every_order(lambda: kernels._connect(labels, smallest, preparing()), orders)
     assert torch.equal(segments, expected)
     assert torch.equal(num, expected.amax((1, 2)) + 1)
 

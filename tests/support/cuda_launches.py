@@ -41,13 +41,14 @@ class Variant:
 def recorded() -> list[Variant]:
     found: dict[str, Variant] = {}
 
-    def launch(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
+    def prepare(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
         variant = found.setdefault(f"{op} {defines}", Variant(op, dict(defines)))
         variant.kernels[kernel] = max(shared, variant.kernels.get(kernel, 0))
+        return lambda: None
 
     resident = mock.patch.object(_cuda, "resident_blocks", lambda per_multiprocessor: 264)
     multiprocessors = mock.patch.object(_cuda, "multiprocessors", lambda: (34, 100 * 1024))  # of a 4060 Ti
-    with mock.patch.object(_cuda, "launch", launch), resident, multiprocessors:
+    with mock.patch.object(_cuda, "prepare", prepare), resident, multiprocessors:
         for call in calls():
             call()
     return list(found.values())

@@ -1,40 +1,43 @@
 // Where a pixel lies on the permutohedral lattice, Adams, Baek & Davis (2010); twins: camguide_fast/reference/_permutohedral.py
-// and csrc/permutohedral.h, whose steps these are, in fp32, in their order, none contracted to a fused multiply-add: which
+// and csrc/cpu/crf/permutohedral.h, whose steps these are, in fp32, in their order, none contracted to a fused multiply-add: which
 // vertices exist is part of what the filter is.
 //
 // A vertex has D coordinates of sum 0; its key is the mixed-radix number of the first D - 1, so that a step to a neighbour adds a
-// constant.
-//
-// Macro: CORNERS of a simplex, one more than the dimensions.
+// constant. D: corners of a simplex, one more than the dimensions.
 #pragma once
 #include "../common/camguide.cuh"
 
-constexpr int D = CORNERS, TILE = 16, PIXELS = TILE * TILE;  // pixels are worked on in square tiles, row by row
-
 constexpr unsigned long long EMPTY = ~0ull;  // no key
 
-// [D - 1] strides of the coordinates, what their sum is less by than a key, whether fp32 and 64 bits suffice.
-enum { OFFSET = D - 1, VALID = D, EMBEDDING = D + 1 };
+// A term of the CRF, and how its features are placed and numbered; `place_term` writes it, once a call.
+struct Term {
+  double weight;
+  long long stride[5], offset,
+      valid;  // of the coordinates; what a key is more than their sum; whether fp32 and 64 bits suffice
+  float sigma[5], scale[6];
+};
 
+template <int D>
 struct Simplex {
   int corner[D], rank[D];  // the vertex of remainder 0; ranks of the distances to it
   float weight[D];         // barycentric, of the vertices of remainders 0 .. D - 1
 };
 
-__device__ __forceinline__ Simplex find_simplex(const float (&feature)[D - 1], const float* scale, bool valid) {
+template <int D>
+__device__ __forceinline__ Simplex<D> find_simplex(const float (&feature)[D - 1], const Term& term) {
   constexpr float down = (float)(1.0 / D);
   float position[D], total = 0;
 #pragma unroll
   for (int j = D - 1; j > 0; --j) {
-    const float scaled = __fmul_rn(feature[j - 1], scale[j]);
+    const float scaled = __fmul_rn(feature[j - 1], term.scale[j]);
     position[j] = __fsub_rn(total, __fmul_rn(scaled, (float)j));
     total = __fadd_rn(total, scaled);
   }
   position[0] = total;
-  bool finite = valid;
+  bool finite = term.valid;
 #pragma unroll
   for (int j = 0; j < D; ++j) finite &= __fsub_rn(position[j], position[j]) == 0;
-  Simplex s;
+  Simplex<D> s;
   float distance[D];
   int off_plane = 0;
 #pragma unroll
@@ -77,12 +80,13 @@ __device__ __forceinline__ Simplex find_simplex(const float (&feature)[D - 1], c
 }
 
 // Of the vertex of a remainder.
-__device__ __forceinline__ unsigned long long find_key(const Simplex& s, int remainder, const long long* embedding) {
-  long long key = -embedding[OFFSET];
+template <int D>
+__device__ __forceinline__ unsigned long long find_key(const Simplex<D>& s, int remainder, const Term& term) {
+  long long key = -term.offset;
 #pragma unroll
   for (int i = 0; i < D - 1; ++i) {
     const int coordinate = s.corner[i] + (s.rank[i] >= D - remainder ? remainder - D : remainder);
-    key += coordinate * embedding[i];
+    key += coordinate * term.stride[i];
   }
   return key;
 }
@@ -93,17 +97,18 @@ __device__ __forceinline__ unsigned mix(unsigned long long key) {
   return (unsigned)(key ^ (key >> 32));
 }
 
-// Features lie within [0, (size - 1) / sigma] and [low, high] / sigma.
-__device__ void embed(const float (&low)[D - 1], const float (&high)[D - 1], long long* embedding, float* scale) {
+// The rest of `term`, whose sigmas are given, for features within [low, high].
+template <int D>
+__device__ void embed(const float (&low)[D - 1], const float (&high)[D - 1], Term& term) {
   const double up = (float)(sqrt(2.0 / 3) * D);
   double from[D], to[D], farthest = 0, numbers = 1;
 #pragma unroll
   for (int i = 0; i < D; ++i) from[i] = to[i] = 0;
-  scale[0] = 0;
+  term.scale[0] = 0;
 #pragma unroll
   for (int j = D - 1; j > 0; --j) {
-    scale[j] = (float)(up / sqrt(j * (j + 1.0)));
-    const double a = (double)low[j - 1] * scale[j], b = (double)high[j - 1] * scale[j];
+    term.scale[j] = (float)(up / sqrt(j * (j + 1.0)));
+    const double a = (double)low[j - 1] * term.scale[j], b = (double)high[j - 1] * term.scale[j];
     from[j] -= j * b;
     to[j] -= j * a;
 #pragma unroll
@@ -122,10 +127,10 @@ __device__ void embed(const float (&low)[D - 1], const float (&high)[D - 1], lon
     const double first = floor(from[i] - margin), size = ceil(to[i] + margin) - first + 1;
     numbers *= size;
     valid &= numbers <= 4611686018427387904.0;  // 2^62
-    embedding[i] = valid ? stride : 1;
+    term.stride[i] = valid ? stride : 1;
     offset += valid ? (long long)first * stride : 0;
     stride *= valid ? (long long)size : 1;
   }
-  embedding[OFFSET] = offset;
-  embedding[VALID] = valid;
+  term.offset = offset;
+  term.valid = valid;
 }
