@@ -189,3 +189,52 @@ def test_help_and_errors(tmp_path):
     assert wrong.returncode and wrong.stderr.startswith("error: --out") and wrong.stderr.count("\n") == 1
     wrong = program("--out", str(tmp_path), "--only", "everything")
     assert wrong.returncode and "expected some of machine | ceilings" in wrong.stderr
+
+
+def test_tests_are_told_one_by_one(tmp_path):
+    """Also those that were running when pytest was killed."""
+    from _gpu_steps import _pytest
+
+    file = tmp_path / "test_three.py"
+    file.write_text(
+        "import os\nimport pytest\n\ndef test_right(): pass\ndef test_wrong(): assert 1 == 2, 'how odd'\n"
+        "@pytest.mark.cuda\ndef test_on_a_gpu(): pass\ndef test_deadly(): os._exit(3)\n"
+    )
+    told = list(_pytest([str(file), "-c", str(Path(gpu.ROOT) / "pyproject.toml"), "-k", "not deadly"]))[-1]
+    (failed,) = told["failed"].items()
+    assert failed[0].endswith("::test_wrong") and "how odd" in failed[1] and told["passed"] == 1
+    assert told["problems"] == [f"test fails: {failed[0]}"]
+    told = list(_pytest([str(file), "-c", str(Path(gpu.ROOT) / "pyproject.toml"), "-k", "deadly"]))
+    assert told[-1]["problems"] == ["pytest ended with exit code 3"]
+    assert told[-1]["running"][0].endswith("::test_deadly")
+
+
+def test_what_a_sanitizer_says(tmp_path, monkeypatch):
+    from _gpu_step import Context
+    from _gpu_steps import sanitizer
+
+    tool = tmp_path / "compute-sanitizer"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for count, problems in ((0, []), (2, ["compute-sanitizer, memcheck: ERROR SUMMARY: 2 errors"])):
+        tool.write_text(
+            f"#!/bin/sh\necho '========= COMPUTE-SANITIZER'\necho '========= ERROR SUMMARY: {count} errors'\n"
+        )
+        tool.chmod(0o755)
+        (found,) = sanitizer(Context("cuda", 60, "memcheck"))
+        assert found["summary"] == f"ERROR SUMMARY: {count} errors" and found["problems"] == problems
+
+
+def test_runs_where_little_is_installed():
+    """Nothing but PyTorch, NumPy and pytest is needed, and the report says what is missing."""
+    absent = ["tyro", "tqdm", "safetensors", "defusedxml", "PIL", "matplotlib", "cv2", "skimage", "scipy", "pydensecrf"]
+    code = f"""import sys
+sys.modules.update(dict.fromkeys({absent}))
+import torch, _gpu_steps, _stage3
+from _cases import SMALL, cases
+from _gpu_report import draw
+dict(cases(SMALL, torch.device("meta")))
+print(draw(dict(gpu=None, steps=[]), None))"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [gpu.ROOT, *sys.path]))}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("([], 'none, ") and "matplotlib" in said.stdout
