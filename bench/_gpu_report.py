@@ -157,6 +157,9 @@ def stage3(found: dict) -> Iterable[str]:
             cells = [[(x.get(name, 0.0), t) for x, t in zip((with_crf, without), total, strict=True)] for name in names]
             rows = [(n, *(f"{ms(s)} ({100 * s / t:.1f} %)" for s, t in c)) for n, c in zip(names, cells, strict=True)]
             yield table((title, "with the CRF, ms (of the step)", "without, ms (of the step)"), rows)
+    for kind, x in found.get("groups", {}).items():
+        own = 100 * (x["losses"] + x["targets"]) / sum(x.values())
+        yield f"Losses and targets, forward, are {own:.1f} % of a step {kind}."
     for kind, x in found.get("launches", {}).items():
         yield f"A step {kind}: {x['kernels']} kernels and {x['copies']} copies; kernels run for {ms(x['seconds'])} ms."
         rows = [(f"`{y['kernel'][:70]}`", str(y["launches"]), ms(y["seconds"])) for y in x["longest"][:15]]
@@ -246,12 +249,12 @@ def estimates(results: dict) -> list[str]:
     if not rows:
         return []
     said = (
-        f"**Nothing here was measured on a {TARGET}.** Floor: compulsory bytes at {BANDWIDTH / 1e9:.0f} GB/s, its data "
-        "sheet's. Estimate: the floor over the share of a copy's bandwidth that was measured on the GPU above; small "
-        "ones, and those that compute more than they move, will be off."
+        f"**Nothing here was measured on an {TARGET}.** Floor: compulsory bytes at {BANDWIDTH / 1e9:.0f} GB/s, its "
+        "data sheet's. Estimate: the floor over the share of a copy's bandwidth that was measured on the GPU above; "
+        "small ones, and those that compute more than they move, will be off."
     )
     title = ("op", "case", "mode", "measured here, ms", f"floor, {TARGET}, ms", f"estimate, {TARGET}, ms")
-    return [f"## Estimates for a {TARGET}", said, table(title, rows)]
+    return [f"## Estimates for an {TARGET}", said, table(title, rows)]
 
 
 def draw(report: dict, out: Path) -> tuple[list[str], str]:

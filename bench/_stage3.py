@@ -21,11 +21,12 @@ from camguide_fast.method.stages import Batch, RefinementStage
 from camguide_fast.models import build_model
 from camguide_fast.training.optim import build_optimizer
 
+REST = "rest of the forward pass"
 GROUPS = {
     "network": ("input", "network", "guided_filter"),
     "losses": ("classification", *LOSSES),
     "targets": TARGETS,
-    "rest of the forward pass": ("forward",),
+    REST: (REST,),
     "backward": ("backward",),
     "optimiser": ("optimiser",),
 }
@@ -57,7 +58,7 @@ class Step:
 
     def __call__(self, index: int, watch: Stopwatch | None = None) -> None:
         part = watch.part if watch else nullcontext
-        with part("forward"), torch.autocast(self.device.type) if self.amp else nullcontext():
+        with part(REST), torch.autocast(self.device.type) if self.amp else nullcontext():
             loss = self.module(self.batch, index, 0.5)["loss"]
         with part("backward"):
             self.scaler.scale(loss).backward()
