@@ -7,30 +7,24 @@ prints the breakdown; as a bench (`pytest bench/bench_train_step.py`) whole step
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
-import tyro
+from _breakdown import LOSSES, Stopwatch, parts_timed
 from _check import close
 from _harness import Row
 from _inputs import photographs, tags
 from _usual_stack import MODULES, usual_stack
 from torch import Tensor
 
-from camguide_fast import layers, ops
 from camguide_fast.config.presets import small
-from camguide_fast.data import open_split, train_loader
-from camguide_fast.method import stages
 from camguide_fast.method.stages import Batch, RefinementStage
 from camguide_fast.models import build_model
 
 ARCH, BATCH, SIDE, CLASSES = "efficientnet_lite0", 8, 320, 5
-LOSSES = ("edge_support", "edge_consistency_loss", "local_consistency_loss", "target_nll", "cam_normalize")
-PARTS = {"slic": ops, "superpixel_random_walk": ops, "dense_crf_labels": ops, **dict.fromkeys(LOSSES, ops)}
+OPS = ("slic", "superpixel_random_walk", "dense_crf_labels", *LOSSES)  # `small` closes no labels
 
 
 def generated() -> Batch:
@@ -70,7 +64,7 @@ def bench_stage3_step(bench):
     batch = generated()
     step = make_step(batch)
     bench.compare(
-        tuple(PARTS),
+        OPS,
         f"a step of stage 3 with the CRF: {ARCH}, fp32, {BATCH}x3x{SIDE}x{SIDE}, {CLASSES} classes",
         inputs=(),
         oracle=step,
@@ -84,39 +78,16 @@ def bench_stage3_step(bench):
     )
 
 
-@contextmanager
-def timed(spent: Counter) -> Iterator[None]:
-    """Adds to `spent` the seconds in each part, forward."""
-
-    def around(f, name):
-        def run(*args, **kwargs):
-            begin = time.perf_counter()
-            result = f(*args, **kwargs)
-            spent[name] += time.perf_counter() - begin
-            return result
-
-        return run
-
-    with ExitStack() as stack:
-        for name, module in PARTS.items():
-            stack.enter_context(mock.patch.object(module, name, around(getattr(module, name), name)))
-        guided = around(layers.guided_filter, "guided_filter")
-        stack.enter_context(mock.patch.object(layers, "guided_filter", guided))
-        labels = around(stages.threshold_labels, "threshold_labels")
-        stack.enter_context(mock.patch.object(stages, "threshold_labels", labels))
-        yield
-
-
 def breakdown(step: Callable[[], Tensor], repeats: int) -> tuple[float, Counter]:
     """Seconds of a step, and of its parts."""
-    spent: Counter = Counter()
     step()
-    with timed(spent):
+    watch = Stopwatch(torch.device("cpu"))
+    with parts_timed(watch):
         begin = time.perf_counter()
         for _ in range(repeats):
             step()
         whole = (time.perf_counter() - begin) / repeats
-    return whole, Counter({name: seconds / repeats for name, seconds in spent.items()})
+    return whole, Counter({name: seconds / repeats for name, seconds in watch.seconds().items()})
 
 
 @dataclass(frozen=True)
@@ -133,6 +104,8 @@ def main(args: Args) -> None:
     torch.set_num_threads(args.threads)
     batch = generated()
     if args.data:
+        from camguide_fast.data import open_split, train_loader
+
         loader = train_loader(
             open_split(args.data, "train"), batch_size=BATCH, crop=SIDE, long_side=(320, 560), seed=0, workers=0
         )
@@ -152,4 +125,6 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # here, as the data above: the bench itself needs neither
+
     main(tyro.cli(Args))

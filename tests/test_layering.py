@@ -162,6 +162,7 @@ def test_an_op_has_one_name():
         "bench_losses",
         "bench_train_step",
         "bench_under_load",
+        "gpu",
         "quality",
         "mask_sheet",
     }  # of several ops together
