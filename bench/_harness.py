@@ -11,7 +11,7 @@ import pytest
 import torch
 from _check import Check
 from _measure import Sampler, copy_bandwidth, sample_in_turn
-from _rows import Call, Row, double
+from _rows import Call, Row, double, moved
 from torch import Tensor
 
 from camguide_fast import ops
@@ -19,16 +19,10 @@ from camguide_fast import ops
 FUSED_LOSS = "computes the gradient in the forward pass of training, so that `full` is what a step pays"
 
 Cell = tuple[str, str]  # row, mode
+Outcome = tuple[list[float], dict[str, Any]] | str  # seconds and `extra_info`; or what is wrong
 
 
-@dataclass(frozen=True)
-class Timed:
-    seconds: list[float]
-    info: dict[str, Any]
-    """For `extra_info`."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Comparison:
     """Rows on the same inputs. Those called "ours..." are ours; "ours" is what ratios refer to."""
 
@@ -51,40 +45,42 @@ class Comparison:
     around: Callable[[], AbstractContextManager] = nullcontext
     """What all of it runs within."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.op,) if isinstance(self.op, str) else self.op
-
-    @property
-    def title(self) -> str:
-        return f"{' + '.join(self.names)}, {self.case}"
-
-    def row(self, name: str) -> Row:
-        row = self.rows[name]
-        return row if isinstance(row, Row) else Row(row)
+    def __post_init__(self):
+        self.ops = (self.op,) if isinstance(self.op, str) else self.op
+        self.op = " + ".join(self.ops)
+        self.rows = {name: row if isinstance(row, Row) else Row(row) for name, row in self.rows.items()}
 
     def cells(self) -> list[Cell]:
         gradient = ("backward", "full") if self.grad is not None else ()
-        return [(name, "forward") for name in self.rows] + [
-            (name, mode) for mode in gradient for name in self.rows if self.row(name).gradient
+        return [
+            (name, mode)
+            for mode in ("forward", *gradient)
+            for name, row in self.rows.items()
+            if row.gradient or mode == "forward"
         ]
 
-    def measure(self, cells: Collection[Cell], device: torch.device, budget: float) -> dict[Cell, Timed | str]:
-        """What was measured of these cells, or what is wrong with the row."""
-        with self.around():
-            inputs = self.inputs()
-            calls, wrong = self._checked(dict.fromkeys(row for row, _ in cells), inputs, device)
-            bytes = self.bytes(*inputs) if self.bytes else {}
-            del inputs
-            timed = self._timed(calls, cells, bytes, device, budget)
-        torch.compiler.reset()
-        return {cell: wrong[cell[0]] if cell[0] in wrong else timed[cell] for cell in cells}
+    def measure(self, cells: Collection[Cell], device: torch.device, budget: float) -> dict[Cell, Outcome]:
+        """What is wrong is told as text, which holds no tensors."""
+        try:
+            with self.around():
+                inputs = self.inputs()
+                calls, wrong = self._checked(dict.fromkeys(row for row, _ in cells), inputs, device)
+                for call in calls.values() if self.bytes else ():
+                    call.bytes |= self.bytes(*inputs)
+                del inputs
+                timed = self._timed(calls, cells, device, budget)
+        except Exception as error:
+            return dict.fromkeys(cells, _text(error))
+        finally:
+            torch.compiler.reset()
+        return {cell: wrong.get(cell[0]) or timed[cell] for cell in cells}
 
     def _checked(
         self, names: Iterable[str], inputs: tuple, device: torch.device
     ) -> tuple[dict[str, Call], dict[str, str]]:
         """The calls of the rows that are right; what is wrong with the others."""
-        oracle = Call(Row(self.oracle, lambda *x: double(x)), inputs, device, self.grad, None)
+        shared = moved(inputs, device)
+        oracle = Call(Row(self.oracle, lambda *x: double(x)), shared, device, self.grad, None)
         wanted = [oracle.result()]
         if oracle.differentiable:
             shape, generator = wanted[0].shape, torch.Generator().manual_seed(0)
@@ -92,51 +88,54 @@ class Comparison:
             wanted.append(oracle.gradient())
         calls, wrong = {}, {}
         for name in names:
+            row = self.rows[name]
+            own = inputs if row.inputs or row.on_cpu else shared
             try:
-                calls[name] = Call(self.row(name), inputs, device, self.grad, oracle.upstream)
-                wrong[name] = calls[name].verify(calls[name].row.check or self.check, wanted)
-            except Exception:  # as text, which holds no tensors; the other rows are measured all the same
-                wrong[name] = traceback.format_exc()
-        return {n: call for n, call in calls.items() if not wrong[n]}, {n: w for n, w in wrong.items() if w}
+                call = Call(row, own, device, self.grad, oracle.upstream)
+                if found := call.verify(row.check or self.check, wanted):
+                    wrong[name] = found
+                else:
+                    calls[name] = call
+            except Exception as error:  # the other rows are measured all the same
+                wrong[name] = _text(error)
+        return calls, wrong
 
     def _timed(
-        self, calls: dict[str, Call], cells: Collection[Cell], bytes: Mapping, device: torch.device, budget: float
-    ) -> dict[Cell, Timed]:
+        self, calls: dict[str, Call], cells: Collection[Cell], device: torch.device, budget: float
+    ) -> dict[Cell, Outcome]:
         timed = {}
+        served = ", ".join(sorted({ops.backends()[op][device.type].backend for op in self.ops}))
         for run, modes in (("forward", ("forward",)), ("full", ("backward", "full"))):
             rows = [name for name in calls if any((name, mode) in cells for mode in modes)]
             samplers = {n: Sampler(getattr(calls[n], run), calls[n].device, budget) for n in rows}
             sample_in_turn(samplers.values())
             for mode in modes:  # backward is the second lap of full
-                seconds = {
-                    n: [laps[1] if mode == "backward" else sum(laps) for laps in sampler.samples]
-                    for n, sampler in samplers.items()
-                }
+                lap = slice(1, None) if mode == "backward" else slice(None)
+                seconds = {n: [sum(laps[lap]) for laps in sampler.samples] for n, sampler in samplers.items()}
                 for name in rows:
-                    info = self._info(name, mode, calls[name], bytes, device, seconds)
-                    info["peak_bytes"] = samplers[name].peak if mode == run else None
-                    timed[name, mode] = Timed(seconds[name], info)
+                    call, took = calls[name], median(seconds[name])
+                    compulsory = call.bytes[mode]
+                    speed = compulsory / took if compulsory and call.device == device else None
+                    info = {
+                        "op": self.op,
+                        "case": self.case,
+                        "mode": mode,
+                        "row": name,
+                        "backend": served if name.startswith("ours") else None,
+                        "ratio": took / median(seconds["ours"]) if "ours" in rows and name != "ours" else None,
+                        "error": call.found["forward" if mode == "forward" else "gradient"],
+                        "peak_bytes": samplers[name].peak if mode == run else None,
+                        "bytes": compulsory,
+                        "gbps": speed and speed / 1e9,
+                        "copy_share": speed and speed / copy_bandwidth(device),
+                        "note": call.row.note,
+                    }
+                    timed[name, mode] = seconds[name], info
         return timed
 
-    def _info(
-        self, name: str, mode: str, call: Call, bytes: Mapping, device: torch.device, seconds: Mapping
-    ) -> dict[str, Any]:
-        took, compulsory = median(seconds[name]), bytes.get(mode) or call.bytes[mode]
-        speed = compulsory / took if call.device == device else None
-        served = sorted({ops.backends()[op][device.type].backend for op in self.names})
-        return {
-            "op": " + ".join(self.names),
-            "case": self.case,
-            "mode": mode,
-            "row": name,
-            "backend": ", ".join(served) if name.startswith("ours") else None,
-            "ratio": took / median(seconds["ours"]) if name != "ours" and "ours" in seconds else None,
-            "error": call.found["forward" if mode == "forward" else "gradient"],
-            "bytes": compulsory,
-            "gbps": speed and speed / 1e9,
-            "copy_share": speed and speed / copy_bandwidth(device),
-            "note": call.row.note,
-        }
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Bench:
 
     device: torch.device
     budget: float
-    outcomes: dict[Comparison, dict[Cell, Timed | str]] = field(default_factory=dict)
+    outcomes: dict[Comparison, dict[Cell, Outcome]] = field(default_factory=dict)
     entries: list[dict] = field(default_factory=list)
     """As in pytest-benchmark's JSON."""
 
@@ -170,20 +169,22 @@ def compare(*args, **kwargs) -> Callable:
     @pytest.mark.benchmark(timer=recorded)
     @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # where a row is wrong
     def test(request: pytest.FixtureRequest, benchmark, bench: Bench, row: str, mode: str) -> None:
-        if missing := comparison.row(row).missing():
-            pytest.skip(f"{comparison.title}: no {row}: {missing}")
+        title = f"{comparison.op}, {comparison.case}"
+        if missing := comparison.rows[row].missing():
+            pytest.skip(f"{title}: no {row}: {missing}")
         if comparison not in bench.outcomes:
             params = [item.callspec.params for item in request.session.items if item.function is request.function]
-            cells = [(p["row"], p["mode"]) for p in params if not comparison.row(p["row"]).missing()]
+            cells = [(p["row"], p["mode"]) for p in params if not comparison.rows[p["row"]].missing()]
             budget = bench.budget if benchmark.enabled else 0  # --benchmark-disable: checks alone
             bench.outcomes[comparison] = comparison.measure(cells, bench.device, budget)
         outcome = bench.outcomes[comparison][row, mode]
         if isinstance(outcome, str):
             pytest.fail(outcome, pytrace=False)
-        benchmark.group = f"{comparison.title} | {mode}"
-        benchmark.extra_info |= outcome.info
-        _ticks[:] = [tick for seconds in reversed(outcome.seconds) for tick in (seconds, 0.0)]
-        benchmark.pedantic(lambda: None, rounds=len(outcome.seconds))
+        seconds, info = outcome
+        benchmark.group = f"{title} | {mode}"
+        benchmark.extra_info |= info
+        _ticks[:] = [tick for lap in reversed(seconds) for tick in (lap, 0.0)]
+        benchmark.pedantic(lambda: None, rounds=len(seconds))
         if benchmark.enabled:
             bench.entries.append(benchmark.stats.as_dict(include_data=False))
 

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from _check import Check
 from _measure import Marker
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,13 @@ class Row:
     """Why it cannot run here, where `needs` does not tell."""
 
     def missing(self) -> str:
-        """Why it cannot run here. Attributes first: the parts of OpenCV are no modules to import."""
-        if self.absent or not self.needs:
-            return self.absent
-        name, *rest = self.needs.split(".")
+        """Why it cannot run here."""
         try:
-            found = import_module(name)
-            for part in rest:
-                name = f"{name}.{part}"
-                found = getattr(found, part) if hasattr(found, part) else import_module(name)
-        except ImportError as error:
+            if self.needs:
+                resolve_name(self.needs)
+        except (ImportError, AttributeError) as error:
             return str(error)
-        return ""
+        return self.absent
 
 
 def compiled(f: Callable) -> Row:
@@ -109,18 +105,12 @@ class Call:
 
 
 def moved(x: Any, device: torch.device) -> Any:
-    return _map(x, lambda t: t.to(device))
+    return tree_map_only(Tensor, lambda t: t.to(device), x)
 
 
 def double(x: Any) -> Any:
-    return _map(x, lambda t: t.double() if t.is_floating_point() else t)
-
-
-def _map(x: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(x, Tensor):
-        return f(x)
-    return type(x)(_map(y, f) for y in x) if type(x) in (tuple, list) else x
+    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, x)
 
 
 def _nbytes(x: Any) -> int:
-    return sum(map(_nbytes, x)) if isinstance(x, (list, tuple)) else getattr(x, "nbytes", 0)
+    return sum(getattr(leaf, "nbytes", 0) for leaf in tree_leaves(x))

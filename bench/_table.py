@@ -9,7 +9,7 @@ HEADER = ("mode", "row", "median ms", "q1 - q3", "runs", "ours faster by", "peak
 
 
 def markdown(entries: Iterable[Mapping]) -> str:
-    """A table for each op and case, with the best peers and the losing rows; `entries` as in the JSON."""
+    """A table for each op and case, with the losing rows; `entries` as in the JSON."""
     return "\n\n".join(_table(*case, list(lines)) for case, lines in groupby(entries, _case))
 
 
@@ -24,10 +24,6 @@ def _table(op: str, case: str, entries: list[Mapping]) -> str:
         parts.append(f"ours: {served.pop()}")
     parts.append(_grid([_cells(entry) for entry in entries]))
     peers = [x for x in infos if x["ratio"] is not None and not x["row"].startswith("ours")]
-    best = [min(of_mode, key=lambda x: x["ratio"]) for _, of_mode in groupby(peers, lambda x: x["mode"])]
-    if best:
-        shown = (f"{x['mode']} {_times(x['ratio'])} ({x['row']})" for x in best)
-        parts.append(f"Against the best peer: {', '.join(shown)}.")
     if losing := [f"{x['row']} ({x['mode']}, {_times(x['ratio'])})" for x in peers if x["ratio"] < 1]:
         parts.append(f"**Slower than** {', '.join(losing)}.")
     if notes := {x["row"]: x["note"] for x in infos if x["note"]}:

@@ -1,6 +1,7 @@
 """What all benches share: the options, the fixture `bench`, what pytest-benchmark is told, the closing tables."""
 
 import os
+from contextlib import suppress
 
 import pytest
 import torch
@@ -36,7 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
-    _set_opencv_threads()
+    with suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(torch.get_num_threads())
     return pytestconfig.stash[BENCH]
 
 
@@ -69,16 +73,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     commit = config.hook.pytest_benchmark_generate_commit_info(config=config)
     terminalreporter.section("benches")
     threads = f"CPU threads: {found['threads']} ({found['vectors']})"
-    version = f"camguide_fast {found['camguide_fast']} {commit['id'][:7]}{'+' if commit['dirty'] else ''}"
+    version = f"camguide_fast {found['camguide_fast']} {commit['id'][:11]}{'+' if commit['dirty'] else ''}"
     terminalreporter.write_line(
         f"{found['gpu'] or found['cpu']}, {threads}, torch {found['torch']}, {version}\n"
         f"A plain copy moves {found['copy_bandwidth'] / 1e9:.3g} GB/s, read and written.\n\n{markdown(entries)}"
     )
-
-
-def _set_opencv_threads() -> None:
-    try:
-        import cv2
-    except ImportError:
-        return
-    cv2.setNumThreads(torch.get_num_threads())

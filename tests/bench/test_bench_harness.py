@@ -140,7 +140,7 @@ def test_losing_rows_and_absent_peers_are_shown(session):
     assert "fast (forward, 0." in losing  # the two backward calls, without their sleep, are as fast as one another
     assert "slow (forward" not in losing and "slow (full" not in losing
     assert "- numpy: another border." in text
-    for row, missing in [("absent", "'no_such_package'"), ("absent_part", "'torch.no_such_part'")]:
+    for row, missing in [("absent", "'no_such_package'"), ("absent_part", "'no_such_part'")]:
         assert any("SKIPPED" in line and f"no {row}: " in line and missing in line for line in text.splitlines())
 
 
@@ -148,7 +148,8 @@ def test_two_runs_are_compared(session, folder):
     again = run(folder, "--budget", "0", "--benchmark-compare", "-k", "right and forward and (ours or fast)")
     assert again.returncode == 0 and "2 passed" in again.stdout, again.stdout + again.stderr
     table = again.stdout[: again.stdout.index("### ")]
-    assert all(f"bench_right[{row}-forward] ({run})" in table for row in ("ours", "fast") for run in ("NOW", "0001_"))
+    for row in ("ours", "fast"):
+        assert all(f"bench_right[{row}-forward] ({which}" in table for which in ("NOW)", "0001_"))
     assert "machine_info is different" not in again.stdout
 
 
