@@ -127,9 +127,8 @@ def test_json_holds_all_of_it(session):
         assert slow["ratio"] == pytest.approx(slow["median"] / ours["median"])
         assert found["fast", mode]["ratio"] < 1 and ours["ratio"] is None
     assert found["slow", "backward"]["q1"] < 0.2  # the call of autograd alone
-    assert {x["extra_info"]["ratio"] for x in session[1]["benchmarks"] if x["extra_info"]["case"] == "gradient"} == {
-        None
-    }
+    without_ours = [x["extra_info"] for x in session[1]["benchmarks"] if x["extra_info"]["case"] == "gradient"]
+    assert [x["ratio"] for x in without_ours] == [None] * 3
     machine = session[1]["machine_info"]
     assert machine["threads"] == 1 and machine["budget"] == 0.2 and machine["device"] == "cpu" and machine["torch"]
 
@@ -183,17 +182,11 @@ def test_laps_and_bandwidth():
 def test_rows_alternate():
     log = []
 
-    def call(name, seconds):
-        def run(mark):
-            mark()
-            log.append(name)
-            time.sleep(seconds)
-            mark()
+    def call(name):
+        return lambda mark: [mark(), log.append(name), time.sleep(0.001), mark()]
 
-        return run
-
-    sample_in_turn([Sampler(call("slow", 0.01), CPU, 0.2), Sampler(call("fast", 0.001), CPU, 0.2)])
-    assert [name for name, _ in groupby(log)] == ["slow", "fast"] * ROUNDS
+    sample_in_turn([Sampler(call(name), CPU, 0.5) for name in "ab"])
+    assert [name for name, _ in groupby(log)][:4] == ["a", "b"] * 2 and log.count("a") > ROUNDS
 
 
 def test_cuda_is_timed_by_events_behind_a_flush(monkeypatch):
