@@ -1,255 +1,191 @@
-"""`bench.compare`: checks every row of a comparison against the oracle, then times those that are right."""
+"""`compare` makes a bench: every row in every mode is a test of pytest-benchmark, timed once its result is right."""
 
-import shutil
-import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-import numpy as np
+import pytest
 import torch
 from _check import Check
-from _measure import ROUNDS, Marker, Sampler
-from _table import MODES, Line, Table
+from _measure import Sampler, copy_bandwidth, sample_in_turn
+from _rows import Call, Row, double, moved
 from torch import Tensor
+
+from camguide_fast import ops
 
 FUSED_LOSS = "computes the gradient in the forward pass of training, so that `full` is what a step pays"
 
+Cell = tuple[str, str]  # row, mode
+Outcome = tuple[list[float], dict[str, Any]] | str  # seconds and `extra_info`; or what is wrong
+
+
+@dataclass(eq=False)
+class Comparison:
+    """Rows on the same inputs. Those called "ours..." are ours; "ours" is what ratios refer to."""
+
+    op: str | tuple[str, ...]
+    """Name or names of the ops in `camguide_fast.ops` behind "ours"."""
+    case: str
+    """Shapes and settings, for the title."""
+    inputs: Callable[[], tuple]
+    """Makes the inputs, once a row runs; tensors are moved to the device."""
+    rows: Mapping[str, Row | Callable]
+    oracle: Callable[..., Tensor]
+    """Gets the inputs with floats in fp64 and returns what every row's result is checked against."""
+    check: Check
+    """Of results, and of gradients where there are any."""
+    grad: int | None = None
+    """Index of the input that gets a gradient; None times the forward pass alone."""
+    bytes: Callable[..., Mapping[str, int]] | None = None
+    """The inputs -> compulsory bytes by mode. By default each input is read once, and each result and gradient
+    (upstream's too) read or written once; the inputs are not counted in the backward pass."""
+    around: Callable[[], AbstractContextManager] = nullcontext
+    """What all of it runs within."""
+
+    def __post_init__(self):
+        self.ops = (self.op,) if isinstance(self.op, str) else self.op
+        self.op = " + ".join(self.ops)
+        self.rows = {name: row if isinstance(row, Row) else Row(row) for name, row in self.rows.items()}
+
+    def cells(self) -> list[Cell]:
+        gradient = ("backward", "full") if self.grad is not None else ()
+        return [
+            (name, mode)
+            for mode in ("forward", *gradient)
+            for name, row in self.rows.items()
+            if row.gradient or mode == "forward"
+        ]
+
+    def measure(self, cells: Collection[Cell], device: torch.device, budget: float) -> dict[Cell, Outcome]:
+        """What is wrong is told as text, which holds no tensors."""
+        try:
+            with self.around():
+                inputs = self.inputs()
+                calls, wrong = self._checked(dict.fromkeys(row for row, _ in cells), inputs, device)
+                for call in calls.values() if self.bytes else ():
+                    call.bytes |= self.bytes(*inputs)
+                del inputs
+                timed = self._timed(calls, cells, device, budget)
+        except Exception as error:
+            return dict.fromkeys(cells, _text(error))
+        finally:
+            torch.compiler.reset()
+        return {cell: wrong.get(cell[0]) or timed[cell] for cell in cells}
+
+    def _checked(
+        self, names: Iterable[str], inputs: tuple, device: torch.device
+    ) -> tuple[dict[str, Call], dict[str, str]]:
+        """The calls of the rows that are right; what is wrong with the others."""
+        shared = moved(inputs, device)
+        oracle = Call(Row(self.oracle, lambda *x: double(x)), shared, device, self.grad, None)
+        wanted = [oracle.result()]
+        if oracle.differentiable:
+            shape, generator = wanted[0].shape, torch.Generator().manual_seed(0)
+            oracle.upstream = torch.randn(shape, generator=generator).double() if shape else torch.ones(())
+            wanted.append(oracle.gradient())
+        calls, wrong = {}, {}
+        for name in names:
+            row = self.rows[name]
+            own = inputs if row.inputs or row.on_cpu else shared
+            try:
+                call = Call(row, own, device, self.grad, oracle.upstream)
+                if found := call.verify(row.check or self.check, wanted):
+                    wrong[name] = found
+                else:
+                    calls[name] = call
+            except Exception as error:  # the other rows are measured all the same
+                wrong[name] = _text(error)
+        return calls, wrong
+
+    def _timed(
+        self, calls: dict[str, Call], cells: Collection[Cell], device: torch.device, budget: float
+    ) -> dict[Cell, Outcome]:
+        timed = {}
+        served = ", ".join(sorted({ops.backends()[op][device.type].backend for op in self.ops}))
+        for run, modes in (("forward", ("forward",)), ("full", ("backward", "full"))):
+            rows = [name for name in calls if any((name, mode) in cells for mode in modes)]
+            samplers = {n: Sampler(getattr(calls[n], run), calls[n].device, budget) for n in rows}
+            sample_in_turn(samplers.values())
+            for mode in modes:  # backward is the second lap of full
+                lap = slice(1, None) if mode == "backward" else slice(None)
+                seconds = {n: [sum(laps[lap]) for laps in sampler.samples] for n, sampler in samplers.items()}
+                for name in rows:
+                    call, took = calls[name], median(seconds[name])
+                    compulsory = call.bytes[mode]
+                    speed = compulsory / took if compulsory and call.device == device else None
+                    info = {
+                        "op": self.op,
+                        "case": self.case,
+                        "mode": mode,
+                        "row": name,
+                        "backend": served if name.startswith("ours") else None,
+                        "ratio": took / median(seconds["ours"]) if "ours" in rows and name != "ours" else None,
+                        "error": call.found["forward" if mode == "forward" else "gradient"],
+                        "peak_bytes": samplers[name].peak if mode == run else None,
+                        "bytes": compulsory,
+                        "gbps": speed and speed / 1e9,
+                        "copy_share": speed and speed / copy_bandwidth(device),
+                        "note": call.row.note,
+                    }
+                    timed[name, mode] = seconds[name], info
+        return timed
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
+
 
 @dataclass(frozen=True)
-class Row:
-    """One implementation in a comparison; a bare function is `Row(function)`."""
-
-    f: Callable
-    inputs: tuple | None = None
-    """Its own form of the comparison's inputs (another dtype or layout), made before the clock starts."""
-    result: Callable[[Any], Tensor] = torch.as_tensor
-    """What it returns -> the tensor that is checked, made after the clock has stopped."""
-    check: Check | None = None
-    """In place of the comparison's, for a peer with another border or function; say which in `note`."""
-    gradient: bool = True
-    """False: it has no backward, only the forward pass is compared."""
-    on_cpu: bool = False
-    """A library for the CPU: its tensors stay there, whatever the device of the others."""
-    needs: str = ""
-    """Dotted name of what it is from; a row without it says "not installed"."""
-    note: str = ""
-    missing: str = ""
-    """Why it cannot run here, where `needs` does not tell."""
-
-
-def compiled(f: Callable, **options) -> Row:
-    """`torch.compile` of f."""
-    no_compiler = not any(map(shutil.which, ("c++", "g++", "clang++")))
-    return Row(torch.compile(f, dynamic=False, **options), missing="no C++ compiler" if no_compiler else "")
-
-
 class Bench:
-    """The fixture `bench`."""
+    """The fixture `bench`: how a session measures, and what it has measured."""
 
-    def __init__(self, device: torch.device, budget: float, tables: list[Table], served: Callable[[str], str]):
-        self.device, self._budget, self._tables, self._served = device, budget, tables, served
-
-    def compare(
-        self,
-        op: str | tuple[str, ...],
-        case: str,
-        *,
-        inputs: tuple,
-        rows: Mapping[str, Row | Callable],
-        oracle: Callable[..., Tensor],
-        check: Check,
-        grad: int | None = None,
-        bytes: Mapping[str, int] | None = None,
-    ) -> None:
-        """Checks, then times, every row on the same inputs; rows called "ours..." are ours, "ours" is what ratios
-        refer to.
-
-        Args:
-            op: name or names of the ops in `camguide_fast.ops` behind "ours".
-            case: shapes and settings, for the title.
-            inputs: of every row that brings none of its own; tensors are moved to the device.
-            oracle: gets the inputs with floats in fp64 and returns what every row's result is checked against.
-            check: of results, and of gradients where there are any.
-            grad: index of the input that gets a gradient; None times the forward pass alone.
-            bytes: compulsory bytes by mode. By default each input is read once, and each result and gradient
-                (upstream's too) read or written once; the inputs are not counted in the backward pass.
-
-        Raises `WrongResult`, after the other rows are measured, if a row's result is wrong or it raises. Such a row is
-        not timed.
-        """
-        names = (op,) if isinstance(op, str) else op
-        table = Table(names[0] if len(names) == 1 else " + ".join(names), case, {n: self._served(n) for n in names})
-        self._tables.append(table)
-        inputs = tuple(_to(x, self.device) for x in inputs)
-        oracle_call = Call(Row(oracle), _map(inputs, _double), self.device, grad, None)
-        wanted = [oracle_call.result()]
-        if grad is not None:
-            shape, generator = wanted[0].shape, torch.Generator().manual_seed(0)
-            oracle_call.upstream = torch.randn(shape, generator=generator).double() if shape else torch.ones(())
-            wanted.append(oracle_call.gradient())
-        calls, failures = self._right_calls(table, rows, inputs, grad, oracle_call.upstream, check, wanted)
-        del oracle_call, wanted
-
-        lines = [
-            line
-            for gradient, mode in ((False, "forward"), (True, "full"))
-            for line in self._measure({n: c for n, c in calls.items() if c.differentiable or not gradient}, mode)
-        ]
-        for line in lines:
-            compulsory = bytes.get(line.mode) if bytes else calls[line.row].bytes[line.mode]
-            if compulsory and calls[line.row].device == self.device:
-                line.bandwidth = compulsory / line.median
-        _set_ratios(lines)
-        table.lines[:0] = sorted(lines, key=lambda x: MODES.index(x.mode))
-        torch.compiler.reset()
-        if failures:
-            text = "; ".join(f"{name}: {wrong}" for name, wrong, _ in failures)
-            raise WrongResult(f"{table.op}, {case}: {text}") from failures[0][2]
-
-    def _right_calls(
-        self,
-        table: Table,
-        rows: Mapping[str, Row | Callable],
-        inputs: tuple,
-        grad: int | None,
-        upstream: Tensor | None,
-        check: Check,
-        wanted: list[Tensor],
-    ) -> tuple[dict[str, "Call"], list[tuple[str, str, Exception | None]]]:
-        """({row: call} of the right ones, [(row, what is wrong, what it raised)]); the others get their line here."""
-        calls, failures = {}, []
-        for name, row in rows.items():
-            row = row if isinstance(row, Row) else Row(row)
-            if missing := row.missing or _missing(row.needs):
-                table.lines.append(Line("", name, "not installed", missing, row.note))
-                continue
-            device = torch.device("cpu") if row.on_cpu else self.device
-            own = tuple(_to(x, device) for x in (inputs if row.inputs is None else row.inputs))
-            call, cause = Call(row, own, device, grad if row.gradient else None, upstream), None
-            try:
-                wrong = call.verify(row.check or check, wanted)
-            except Exception as error:  # the other rows are measured all the same
-                wrong, cause = f"{type(error).__name__}: {str(error).strip()[:200]}".splitlines()[0], error
-            if wrong:
-                failures.append((name, wrong, cause))
-                table.lines.append(Line("", name, "FAILED", wrong, row.note))
-            else:
-                calls[name] = call
-        return calls, failures
-
-    def _measure(self, calls: dict[str, "Call"], mode: str) -> list[Line]:
-        """Lines of "forward"; or of "full" and of its second lap, "backward"."""
-        samplers = {name: Sampler(getattr(c, mode), c.device, self._budget) for name, c in calls.items()}
-        for _ in range(ROUNDS):
-            for sampler in samplers.values():
-                sampler.sample_round()
-        lines = []
-        for name, sampler in samplers.items():
-            times = {mode: [sum(s) for s in sampler.samples]}
-            if mode == "full":
-                times["backward"] = [s[1] for s in sampler.samples]
-            for lap, seconds in times.items():
-                p20, p80 = np.quantile(seconds, [0.2, 0.8]).tolist()
-                median, runs = statistics.median(seconds), len(seconds)
-                peak = sampler.peak if lap == mode else None
-                found = calls[name].found["forward" if lap == "forward" else "gradient"]
-                lines.append(Line(lap, name, "ok", found, calls[name].row.note, median, p20, p80, runs, peak))
-        return lines
+    device: torch.device
+    budget: float
+    outcomes: dict[Comparison, dict[Cell, Outcome]] = field(default_factory=dict)
+    entries: list[dict] = field(default_factory=list)
+    """As in pytest-benchmark's JSON."""
 
 
-class WrongResult(AssertionError):
-    pass
+_ticks: list[float] = []
 
 
-class Call:
-    """A row with its inputs: the runs that are timed, and the results that are checked."""
-
-    def __init__(self, row: Row, inputs: tuple, device: torch.device, grad: int | None, upstream: Tensor | None):
-        self.row, self.inputs, self.device, self.upstream = row, inputs, device, upstream
-        self.differentiable = grad is not None
-        if grad is not None:
-            self._leaf = inputs[grad].detach().requires_grad_()
-            self._inputs_with_leaf = (*inputs[:grad], self._leaf, *inputs[grad + 1 :])
-        self.bytes: dict[str, int] = {}  # by mode
-        self.found: dict[str, str] = {}  # what the check said of "forward" and "gradient"
-
-    def result(self) -> Tensor:
-        with torch.no_grad():
-            out = self.row.f(*self.inputs)
-        self.bytes["forward"] = _bytes(self.inputs) + _bytes(out)
-        return self.row.result(out)
-
-    def gradient(self) -> Tensor:
-        out = self.row.f(*self._inputs_with_leaf)
-        self._given = self.upstream.to(out)
-        (gradient,) = torch.autograd.grad(out, self._leaf, self._given)
-        self.bytes["backward"] = _bytes(gradient) + _bytes(self._given)
-        self.bytes["full"] = self.bytes["forward"] + self.bytes["backward"]
-        return gradient
-
-    def verify(self, check: Check, wanted: list[Tensor]) -> str:
-        """ "" or what is wrong with the result or the gradient."""
-        right, self.found["forward"] = check(self.result(), wanted[0])
-        if not right:
-            return self.found["forward"] or "wrong"
-        if self.differentiable:
-            right, self.found["gradient"] = check(self.gradient(), wanted[1])
-        return "" if right else f"gradient {self.found['gradient']}"
-
-    def forward(self, mark: Marker) -> None:
-        with torch.no_grad():
-            mark()
-            out = self.row.f(*self.inputs)  # noqa: F841  (freed after the mark: the clock has stopped)
-            mark()
-
-    def full(self, mark: Marker) -> None:
-        """Forward with gradient, backward: two laps."""
-        mark()
-        out = self.row.f(*self._inputs_with_leaf)
-        mark()
-        gradient = torch.autograd.grad(out, self._leaf, self._given)  # noqa: F841
-        mark()
+def recorded() -> float:
+    """pytest-benchmark's clock: what it reads was measured before."""
+    return _ticks.pop()
 
 
-def _set_ratios(lines: list[Line]) -> None:
-    ours = {line.mode: line.median for line in lines if line.row == "ours"}
-    for line in lines:
-        if line.row != "ours" and line.mode in ours:
-            line.ratio = line.median / ours[line.mode]
+def compare(*args, **kwargs) -> Callable:
+    """A bench; the arguments are those of `Comparison`.
 
+    The first of its tests measures all that were selected, so that rows alternate and inputs are made once and not
+    kept; each test hands its share to pytest-benchmark.
+    """
+    comparison = Comparison(*args, **kwargs)
 
-def _missing(needs: str) -> str:
-    """What of a dotted name is not there. Attributes first: the parts of OpenCV are no modules to import."""
-    if not needs:
-        return ""
-    top, *rest = needs.split(".")
-    try:
-        found, name = import_module(top), top
-        for part in rest:
-            name = f"{name}.{part}"
-            found = getattr(found, part) if hasattr(found, part) else import_module(name)
-    except ImportError as error:
-        return str(error)
-    return ""
+    @pytest.mark.parametrize("row, mode", comparison.cells())
+    @pytest.mark.benchmark(timer=recorded)
+    @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # where a row is wrong
+    def test(request: pytest.FixtureRequest, benchmark, bench: Bench, row: str, mode: str) -> None:
+        title = f"{comparison.op}, {comparison.case}"
+        if missing := comparison.rows[row].missing():
+            pytest.skip(f"{title}: no {row}: {missing}")
+        if comparison not in bench.outcomes:
+            params = [item.callspec.params for item in request.session.items if item.function is request.function]
+            cells = [(p["row"], p["mode"]) for p in params if not comparison.rows[p["row"]].missing()]
+            budget = bench.budget if benchmark.enabled else 0  # --benchmark-disable: checks alone
+            bench.outcomes[comparison] = comparison.measure(cells, bench.device, budget)
+        outcome = bench.outcomes[comparison][row, mode]
+        if isinstance(outcome, str):
+            pytest.fail(outcome, pytrace=False)
+        seconds, info = outcome
+        benchmark.group = f"{title} | {mode}"
+        benchmark.extra_info |= info
+        _ticks[:] = [tick for lap in reversed(seconds) for tick in (lap, 0.0)]
+        benchmark.pedantic(lambda: None, rounds=len(seconds))
+        if benchmark.enabled:
+            bench.entries.append(benchmark.stats.as_dict(include_data=False))
 
-
-def _map(x: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(x, Tensor):
-        return f(x)
-    return type(x)(_map(y, f) for y in x) if type(x) in (tuple, list) else x
-
-
-def _to(x: Any, device: torch.device) -> Any:
-    return _map(x, lambda t: t.to(device))
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x
-
-
-def _bytes(x: Any) -> int:
-    if isinstance(x, (list, tuple)):
-        return sum(map(_bytes, x))
-    return getattr(x, "nbytes", 0)
+    return test

@@ -4,7 +4,7 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +17,15 @@ Run = Callable[[Marker], None]
 """A call that marks its laps: run(mark) calls mark() where a lap starts or ends."""
 
 ROUNDS = 5
+FLUSHES = 16  # .1 ms each on an H100
 
 
 def laps(run: Run, device: torch.device) -> list[float]:
     """Seconds between the marks of one call.
 
     On CUDA the marks are events in the stream. The L2 cache is overwritten first: an op in a training step finds its
-    inputs in memory, and the launches of a call queue up behind the writing, so that the events enclose GPU work.
+    inputs in memory. It is overwritten for longer than a launcher takes, .3 ms at most: the launches of a call queue up
+    behind the writing, so that the events enclose GPU work alone.
     """
     if device.type == "cpu":
         marks: list[float] = []
@@ -35,7 +37,8 @@ def laps(run: Run, device: torch.device) -> list[float]:
         events.append(torch.cuda.Event(enable_timing=True))
         events[-1].record()
 
-    _flush_buffer(device).zero_()
+    for _ in range(FLUSHES):
+        _flush_buffer(device).zero_()
     run(mark)
     torch.cuda.synchronize(device)
     return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:], strict=False)]
@@ -47,10 +50,7 @@ def _flush_buffer(device: torch.device) -> torch.Tensor:
 
 
 class Sampler:
-    """Collects the laps of one call, a share of its time budget in each of `ROUNDS` rounds.
-
-    Rows of a table are sampled in turn, round by round: a machine that slows down meanwhile slows all of them.
-    """
+    """Collects the laps of one call, a share of its time budget in each of `ROUNDS` rounds."""
 
     def __init__(self, run: Run, device: torch.device, budget: float):
         self.run, self.device, self.budget = run, device, budget
@@ -75,6 +75,13 @@ class Sampler:
             while time.perf_counter() - start < share:
                 self.samples.append(laps(self.run, self.device))
         self._spent += sum(first) + time.perf_counter() - start
+
+
+def sample_in_turn(samplers: Collection[Sampler]) -> None:
+    """Round by round: a machine that slows down meanwhile slows all of them."""
+    for _ in range(ROUNDS):
+        for sampler in samplers:
+            sampler.sample_round()
 
 
 def peak_memory(call: Callable[[], Result], device: torch.device) -> tuple[int | None, Result]:
@@ -106,6 +113,7 @@ def _status(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
+@cache
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written per second by a copy much larger than the caches, with the threads torch has."""
     source = torch.ones(2**26 if device.type == "cpu" else 2**28, device=device)

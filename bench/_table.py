@@ -1,90 +1,52 @@
-"""Results as Markdown that also reads well in a terminal, and as JSON."""
+"""What pytest-benchmark recorded, as Markdown that also reads well in a terminal."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 
 import numpy as np
 
-MODES = ("forward", "backward", "full")
+HEADER = ("mode", "row", "median ms", "q1 - q3", "runs", "ours faster by", "peak MiB", "GB/s (of copy)", "error")
 
 
-@dataclass
-class Line:
-    """One line of a table. Without `median`, `status` says why."""
-
-    mode: str
-    row: str
-    status: str  # "ok", "FAILED", "not installed"
-    found: str = ""  # what the check found, or what is missing
-    note: str = ""
-    median: float | None = None  # seconds, as p20 and p80
-    p20: float | None = None
-    p80: float | None = None
-    runs: int = 0
-    peak: int | None = None  # bytes
-    bandwidth: float | None = None  # compulsory bytes / median
-    ratio: float | None = None  # median / median of "ours": how many times faster ours is
+def markdown(entries: Iterable[Mapping]) -> str:
+    """A table for each op and case, with the losing rows; `entries` as in the JSON."""
+    return "\n\n".join(_table(*case, list(lines)) for case, lines in groupby(entries, _case))
 
 
-@dataclass
-class Table:
-    op: str
-    case: str
-    served: dict[str, str]  # op -> backend behind "ours"
-    lines: list[Line] = field(default_factory=list)
-
-    def losing(self) -> list[Line]:
-        """Peers that are faster than ours."""
-        return [x for x in self.lines if x.ratio is not None and x.ratio < 1 and not x.row.startswith("ours")]
-
-    def best_peers(self) -> list[Line]:
-        """The fastest peer of each mode, "ours" having been measured there."""
-        peers = [x for x in self.lines if x.ratio is not None and not x.row.startswith("ours")]
-        by_mode = [[x for x in peers if x.mode == mode] for mode in MODES]
-        return [min(lines, key=lambda x: x.ratio) for lines in by_mode if lines]
+def _case(entry: Mapping) -> tuple[str, str]:
+    return entry["extra_info"]["op"], entry["extra_info"]["case"]
 
 
-HEADER = ("mode", "row", "median ms", "p20 - p80", "runs", "ours faster by", "peak MiB", "GB/s (of copy)", "error")
-
-
-def markdown(table: Table, copy_bandwidth: float) -> str:
-    body = [_cells(line, copy_bandwidth) for line in table.lines]
-    backends = sorted(set(table.served.values()))
-    notes = {line.row: line.note for line in table.lines if line.note}
-    parts = [f"### {table.op}, {table.case}", f"ours: {', '.join(backends)}", _grid(body)]
-    if best := table.best_peers():
-        parts.append("Against the best peer: " + ", ".join(f"{x.mode} {times(x.ratio)} ({x.row})" for x in best) + ".")
-    if losing := table.losing():
-        parts.append("**Slower than** " + ", ".join(f"{x.row} ({x.mode}, {times(x.ratio)})" for x in losing) + ".")
-    if notes:
+def _table(op: str, case: str, entries: list[Mapping]) -> str:
+    infos = [entry["extra_info"] for entry in entries]
+    parts = [f"### {op}, {case}"]
+    if served := {x["backend"] for x in infos if x["backend"]}:
+        parts.append(f"ours: {served.pop()}")
+    parts.append(_grid([_cells(entry) for entry in entries]))
+    peers = [x for x in infos if x["ratio"] is not None and not x["row"].startswith("ours")]
+    if losing := [f"{x['row']} ({x['mode']}, {_times(x['ratio'])})" for x in peers if x["ratio"] < 1]:
+        parts.append(f"**Slower than** {', '.join(losing)}.")
+    if notes := {x["row"]: x["note"] for x in infos if x["note"]}:
         parts.append("\n".join(f"- {row}: {note}." for row, note in notes.items()))
     return "\n\n".join(parts)
 
 
-def _cells(line: Line, copy_bandwidth: float) -> tuple[str, ...]:
-    if line.median is None:
-        return (
-            line.mode,
-            line.row,
-            f"**{line.status}**" if line.status == "FAILED" else line.status,
-            *[""] * 5,
-            line.found,
-        )
-    ratio = "" if line.ratio is None else times(line.ratio)
-    if line.bandwidth is None:
-        speed = ""
-    else:
-        speed = f"{_figure(line.bandwidth / 1e9)} ({100 * line.bandwidth / copy_bandwidth:.2g} %)"
+def _cells(entry: Mapping) -> tuple[str, ...]:
+    stats, info = entry["stats"], entry["extra_info"]
+    median, q1, q3 = (_figure(stats[name] * 1e3) for name in ("median", "q1", "q3"))
+    ratio = "" if info["ratio"] is None else _times(info["ratio"])
+    loses = ratio and info["ratio"] < 1 and not info["row"].startswith("ours")
+    speed = "" if info["gbps"] is None else f"{_figure(info['gbps'])} ({_figure(100 * info['copy_share'])} %)"
     return (
-        line.mode,
-        line.row,
-        _figure(line.median * 1e3),
-        f"{_figure(line.p20 * 1e3)} - {_figure(line.p80 * 1e3)}",
-        str(line.runs),
-        f"**{ratio}**" if ratio and line.ratio < 1 and not line.row.startswith("ours") else ratio,
-        "" if line.peak is None else _figure(line.peak / 2**20),
+        info["mode"],
+        info["row"],
+        median,
+        f"{q1} - {q3}",
+        str(stats["rounds"]),
+        f"**{ratio}**" if loses else ratio,
+        "" if info["peak_bytes"] is None else _figure(info["peak_bytes"] / 2**20),
         speed,
-        line.found,
+        info["error"],
     )
 
 
@@ -100,15 +62,10 @@ def _grid(body: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in padded)
 
 
-def times(ratio: float) -> str:
+def _times(ratio: float) -> str:
     return f"{_figure(ratio)}x"
 
 
 def _figure(x: float) -> str:
     """Three significant digits without an exponent."""
     return f"{x:.0f}" if x >= 100 else np.format_float_positional(x, 3, fractional=False, trim="-")
-
-
-def as_json(tables: list[Table], machine: Mapping) -> dict:
-    """Everything measured: seconds, bytes, bytes per second."""
-    return {"machine": dict(machine), "tables": [asdict(table) for table in tables]}

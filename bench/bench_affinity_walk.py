@@ -1,8 +1,8 @@
 """affinity_random_walk: the peers are the twin and, where its matrix is small enough, the power of the dense matrix."""
 
-import pytest
 import torch
 from _check import close
+from _harness import compare
 from _inputs import class_maps
 
 from camguide_fast import ops, reference
@@ -32,17 +32,19 @@ def dense(cam, edge):
     return ((cam * (1 - edge)).view(k, h * w) @ t).view_as(cam)
 
 
-@pytest.mark.parametrize("size", [(32, 40), (94, 125)], ids=lambda s: f"{s[0]}x{s[1]}")
-def bench_affinity_walk(bench, size):
-    cam, edge = class_maps(1, 3, *size).relu(), (3 * class_maps(1, 1, *size) - 3).sigmoid()
-    rows = {"ours": ops.affinity_random_walk, "eager": eager}
-    if size[0] * size[1] <= 2000:  # 94x125 takes 26 TFLOP and gigabytes
-        rows["dense power"] = dense
-    bench.compare(
+def at(height, width, peers):
+    return compare(
         "affinity_random_walk",
-        f"1x3x{size[0]}x{size[1]}, radius {RADIUS}, {2**LOG2_STEPS} steps",
-        inputs=(cam, edge),
+        f"1x3x{height}x{width}, radius {RADIUS}, {2**LOG2_STEPS} steps",
+        inputs=lambda: (
+            class_maps(1, 3, height, width).relu(),
+            (3 * class_maps(1, 1, height, width) - 3).sigmoid(),
+        ),
         oracle=eager,
         check=close(1e-4),
-        rows=rows,
+        rows={"ours": ops.affinity_random_walk, "eager": eager, **peers},
     )
+
+
+bench_affinity_walk = at(32, 40, {"dense power": dense})
+bench_affinity_walk_large = at(94, 125, {})  # dense would take 26 TFLOP and gigabytes

@@ -1,8 +1,9 @@
 """cam_normalize: the peers are Eq. 1-3 in PyTorch with autograd's own gradient, and torch.compile of that."""
 
 from _check import close
-from _harness import Row, compiled
+from _harness import compare
 from _inputs import class_maps
+from _rows import Row, compiled
 
 from camguide_fast import ops, reference
 
@@ -11,19 +12,17 @@ def eager(features):
     return reference.cam_normalize(features, 1e-5)[0]
 
 
-def bench_cam_normalize(bench):
-    features = class_maps(32, 20, 128, 128)
-    bench.compare(
-        "cam_normalize",
-        "32x20x128x128",
-        inputs=(features,),
-        grad=0,
-        oracle=eager,
-        check=close(1e-5),
-        rows={
-            "ours": ops.cam_normalize,
-            "ours bf16": Row(ops.cam_normalize, inputs=(features.bfloat16(),), check=close(2e-2, outliers=1e-3)),
-            "eager": eager,
-            "compiled": compiled(eager),
-        },
-    )
+bench_cam_normalize = compare(
+    "cam_normalize",
+    "32x20x128x128",
+    inputs=lambda: (class_maps(32, 20, 128, 128),),
+    grad=0,
+    oracle=eager,
+    check=close(1e-5),
+    rows={
+        "ours": ops.cam_normalize,
+        "ours bf16": Row(ops.cam_normalize, lambda features: (features.bfloat16(),), check=close(2e-2, outliers=1e-3)),
+        "eager": eager,
+        "compiled": compiled(eager),
+    },
+)

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from _check import equal
-from _harness import Row
+from _harness import compare
 from _inputs import label_map
+from _rows import Row
 
 from camguide_fast import ops, reference
 
@@ -21,19 +22,22 @@ def bincount(pred, target):
     return np.bincount(cells, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
-def bench_confusion_matrix(bench):
+def inputs():
     target = label_map(8, CLASSES - 1, 512, 512).to(torch.uint8)
     pred = target.roll(5, 2)
     target[:, ::40] = 255
-    bench.compare(
-        "confusion_matrix",
-        f"8x512x512 uint8, {CLASSES} classes",
-        inputs=(pred, target),
-        oracle=eager,
-        check=equal(),
-        rows={
-            "ours": lambda pred, target: ops.confusion_matrix(pred, target, CLASSES),
-            "eager": eager,
-            "NumPy bincount": Row(bincount, inputs=(pred.numpy(), target.numpy()), on_cpu=True),
-        },
-    )
+    return pred, target
+
+
+bench_confusion_matrix = compare(
+    "confusion_matrix",
+    f"8x512x512 uint8, {CLASSES} classes",
+    inputs=inputs,
+    oracle=eager,
+    check=equal(),
+    rows={
+        "ours": lambda pred, target: ops.confusion_matrix(pred, target, CLASSES),
+        "eager": eager,
+        "NumPy bincount": Row(bincount, lambda pred, target: (pred.numpy(), target.numpy()), on_cpu=True),
+    },
+)

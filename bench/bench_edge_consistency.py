@@ -2,8 +2,9 @@
 them."""
 
 from _check import close
-from _harness import FUSED_LOSS, Row, compiled
+from _harness import FUSED_LOSS, compare
 from _inputs import class_maps, photographs, tags
+from _rows import Row, compiled
 
 from camguide_fast import ops, reference
 
@@ -23,16 +24,18 @@ def oracle(cam, image, label):
     return eager(cam, image.double() / 255, label)
 
 
-def bench_edge_consistency(bench):
-    cam, image, label = class_maps(32, 20, *SIZE).sigmoid(), photographs(32, 512), tags(32, 20)
+def compulsory(cam, image, label):
     active = int(label.sum()) * SIZE[0] * SIZE[1] * cam.itemsize  # maps of absent classes are never read
-    bench.compare(
-        ("edge_consistency_loss", "edge_support"),
-        "32x20x128x128, images 32x3x512x512",
-        inputs=(cam, image, label),
-        grad=0,
-        bytes={"forward": active + image.nbytes, "backward": cam.nbytes, "full": active + image.nbytes + cam.nbytes},
-        oracle=oracle,
-        check=close(1e-4, outliers=1e-5),  # at the thresholds tau and tau_hard the gradient jumps
-        rows={"ours": Row(ours, note=FUSED_LOSS), "eager": eager, "compiled": compiled(eager)},
-    )
+    return {"forward": active + image.nbytes, "backward": cam.nbytes, "full": active + image.nbytes + cam.nbytes}
+
+
+bench_edge_consistency = compare(
+    ("edge_consistency_loss", "edge_support"),
+    "32x20x128x128, images 32x3x512x512",
+    inputs=lambda: (class_maps(32, 20, *SIZE).sigmoid(), photographs(32, 512), tags(32, 20)),
+    grad=0,
+    bytes=compulsory,
+    oracle=oracle,
+    check=close(1e-4, outliers=1e-5),  # at the thresholds tau and tau_hard the gradient jumps
+    rows={"ours": Row(ours, note=FUSED_LOSS), "eager": eager, "compiled": compiled(eager)},
+)

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import torch
 from _check import close
-from _harness import Row, compiled
+from _harness import compare
 from _inputs import photographs
+from _rows import Row, compiled
 
 from camguide_fast import ops, reference
 
@@ -33,23 +34,21 @@ def opencv(images):  # uint8 [B, H, W, 3]
     return out
 
 
-def bench_edge_support(bench):
-    image = photographs(32, 512)
-    bench.compare(
-        "edge_support",
-        "32x3x512x512 uint8 to 128x128",
-        inputs=(image,),
-        oracle=lambda image: eager(image.double() / 255),
-        check=close(1e-5),
-        rows={
-            "ours": ours,
-            "eager": eager,
-            "compiled": compiled(eager),
-            "OpenCV": Row(
-                opencv,
-                inputs=(np.ascontiguousarray(image.permute(0, 2, 3, 1)),),
-                result=lambda planes: torch.from_numpy(np.array(planes)[:, None]),
-                on_cpu=True,
-            ),
-        },
-    )
+bench_edge_support = compare(
+    "edge_support",
+    "32x3x512x512 uint8 to 128x128",
+    inputs=lambda: (photographs(32, 512),),
+    oracle=lambda image: eager(image.double() / 255),
+    check=close(1e-5),
+    rows={
+        "ours": ours,
+        "eager": eager,
+        "compiled": compiled(eager),
+        "OpenCV": Row(
+            opencv,
+            inputs=lambda image: (np.ascontiguousarray(image.permute(0, 2, 3, 1)),),
+            result=lambda planes: torch.from_numpy(np.array(planes)[:, None]),
+            on_cpu=True,
+        ),
+    },
+)

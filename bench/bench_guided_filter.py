@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
-import pytest
 import torch
 from _check import close
-from _harness import Row, compiled
+from _harness import compare
 from _inputs import class_maps, photographs
+from _rows import Row, compiled
 
 from camguide_fast import ops, reference
 
@@ -30,35 +30,36 @@ def opencv(planes, guides):
     return [[f.filter(plane) for plane in image] for f, image in zip(filters, planes, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(32, 20, 128, 128), (16, 20, 56, 56), (1, 21, 512, 512)],
-    ids=lambda s: "x".join(map(str, s)),
+OPENCV = Row(
+    opencv,
+    inputs=lambda z, guide: (list(z.numpy()), list(np.ascontiguousarray(guide.permute(0, 2, 3, 1)))),
+    result=lambda planes: torch.from_numpy(np.array(planes)),
+    check=close(2e-4, border=2 * RADIUS),
+    gradient=False,
+    on_cpu=True,
+    needs="cv2.ximgproc.createGuidedFilter",
+    note="reflects at the border, so it is compared from two radii inside on; no gradient",
 )
-def bench_guided_filter(bench, shape):
-    z, guide = class_maps(*shape), photographs(shape[0], shape[2]).float() / 255
-    for_opencv = (list(z.numpy()), list(np.ascontiguousarray(guide.permute(0, 2, 3, 1))))
-    bench.compare(
+
+
+def at(*shape):
+    return compare(
         "guided_filter",
         f"{'x'.join(map(str, shape))}, r={RADIUS}",
-        inputs=(z, guide),
+        inputs=lambda: (class_maps(*shape), photographs(shape[0], shape[2]).float() / 255),
         grad=0,
         oracle=image_by_image,
         check=close(2e-4),
         rows={
             "ours": ours,
-            "ours bf16": Row(ours, inputs=(z.bfloat16(), guide), check=close(2e-2)),
+            "ours bf16": Row(ours, lambda z, guide: (z.bfloat16(), guide), check=close(2e-2)),
             "eager": eager,
             "compiled": compiled(eager),
-            "OpenCV ximgproc": Row(
-                opencv,
-                inputs=for_opencv,
-                result=lambda planes: torch.from_numpy(np.array(planes)),
-                check=close(2e-4, border=2 * RADIUS),
-                gradient=False,
-                on_cpu=True,
-                needs="cv2.ximgproc.createGuidedFilter",
-                note="reflects at the border, so it is compared from two radii inside on; no gradient",
-            ),
+            "OpenCV ximgproc": OPENCV,
         },
     )
+
+
+bench_guided_filter = at(32, 20, 128, 128)
+bench_guided_filter_small = at(16, 20, 56, 56)
+bench_guided_filter_large = at(1, 21, 512, 512)

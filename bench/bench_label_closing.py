@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import torch
 from _check import equal
-from _harness import Row
+from _harness import compare
 from _inputs import label_map
+from _rows import Row
 
 from camguide_fast import ops, reference
 
@@ -49,69 +50,41 @@ def planes_of(labels):
     return [(labels == label).astype(np.uint8) for label in CLASSES]
 
 
-def bench_label_closing(bench):
-    one_image(bench, "closing")
+def of(operation, images):
+    peers, ours = Peers(operation), getattr(ops, f"label_{operation}")
 
+    def merged(images):  # of (planes, labels)
+        return torch.from_numpy(np.stack([peers.merge(planes, labels) for planes, labels in images]))
 
-def bench_label_opening(bench):
-    one_image(bench, "opening")
-
-
-def bench_label_erosion(bench):
-    one_image(bench, "erosion")
-
-
-def bench_label_dilation(bench):
-    one_image(bench, "dilation")
-
-
-def bench_label_closing_batch(bench):
-    labels, peers = label_map(32, len(CLASSES), 512, 512).to(torch.uint8), Peers("closing")
-    arrays = list(labels.numpy())
-    rows = {
-        "cv2": Row(
-            lambda batch: [peers.opencv(one) for one in batch],
-            inputs=(arrays,),
-            result=lambda out: torch.from_numpy(np.array(out)),
-            on_cpu=True,
-        ),
-        "cv2, closings alone": alone(
-            lambda batch: [peers.alone(planes) for planes in batch],
-            [planes_of(array) for array in arrays],
-            lambda done: np.array([peers.merge(*pair) for pair in zip(done, arrays, strict=True)]),
-        ),
-    }
-    compare(bench, "closing", labels, rows)
-
-
-def one_image(bench, operation):
-    labels, peers = label_map(1, len(CLASSES), 512, 512).to(torch.uint8), Peers(operation)
-    array = labels[0].numpy()
-    rows = {
-        "eager": peers.eager,
-        "cv2": Row(peers.opencv, inputs=(array,), result=lambda out: torch.from_numpy(out)[None], on_cpu=True),
-        f"cv2, {operation}s alone": alone(peers.alone, planes_of(array), lambda done: peers.merge(done, array)[None]),
-    }
-    compare(bench, operation, labels, rows)
-
-
-def alone(f, planes, merge):
-    return Row(
-        f,
-        inputs=(planes,),
-        result=lambda done: torch.from_numpy(merge(done)),
-        on_cpu=True,
-        note="classes split before the clock starts, merged after it has stopped",
-    )
-
-
-def compare(bench, operation, labels, peers):
-    ours = getattr(ops, f"label_{operation}")
-    bench.compare(
+    return compare(
         "label_closing" if operation == "closing" else "label_morphology",
-        f"{operation}, {len(labels)}x512x512, {len(CLASSES)} classes, {SIDE}x{SIDE}",
-        inputs=(labels,),
-        oracle=Peers(operation).eager,
+        f"{operation}, {images}x512x512, {len(CLASSES)} classes, {SIDE}x{SIDE}",
+        inputs=lambda: (label_map(images, len(CLASSES), 512, 512).to(torch.uint8),),
+        bytes=lambda labels: {"forward": 2 * labels.nbytes},
+        oracle=peers.eager,
         check=equal(),
-        rows={"ours": lambda x: ours(x, SIDE), **peers},
+        rows={
+            "ours": lambda x: ours(x, SIDE),
+            "eager": peers.eager,
+            "cv2": Row(
+                lambda images: [peers.opencv(one) for one in images],
+                inputs=lambda labels: (list(labels.numpy()),),
+                result=lambda out: torch.from_numpy(np.stack(out)),
+                on_cpu=True,
+            ),
+            f"cv2, {operation}s alone": Row(
+                lambda images: [(peers.alone(planes), labels) for planes, labels in images],
+                inputs=lambda labels: ([(planes_of(one), one) for one in labels.numpy()],),
+                result=merged,
+                on_cpu=True,
+                note="classes split before the clock starts, merged after it has stopped",
+            ),
+        },
     )
+
+
+bench_label_closing = of("closing", 1)
+bench_label_closing_batch = of("closing", 32)
+bench_label_opening = of("opening", 1)
+bench_label_erosion = of("erosion", 1)
+bench_label_dilation = of("dilation", 1)

@@ -2,8 +2,9 @@
 consistency, the likelihoods of two targets."""
 
 from _check import close
-from _harness import FUSED_LOSS, Row, compiled
+from _harness import FUSED_LOSS, compare
 from _inputs import class_maps, label_map, photographs, tags
+from _rows import Row, compiled
 
 from camguide_fast import ops, reference
 
@@ -31,14 +32,17 @@ def oracle(z1, image, *others):
     return eager(z1, image.double() / 255, *others)
 
 
-def bench_losses(bench):
+def inputs():
     walk = label_map(32, 20, *SIZE)
-    bench.compare(
-        OPS,
-        "32x20x128x128, images 32x3x512x512",
-        inputs=(class_maps(32, 20, *SIZE), photographs(32, 512), tags(32, 20), walk, walk.roll(3, 2)),
-        grad=0,
-        oracle=oracle,
-        check=close(1e-4, outliers=1e-5),  # the gradient jumps at thresholds and ties
-        rows={"ours": Row(ours, note=FUSED_LOSS), "eager": eager, "compiled": compiled(eager)},
-    )
+    return class_maps(32, 20, *SIZE), photographs(32, 512), tags(32, 20), walk, walk.roll(3, 2)
+
+
+bench_losses = compare(
+    OPS,
+    "32x20x128x128, images 32x3x512x512",
+    inputs=inputs,
+    grad=0,
+    oracle=oracle,
+    check=close(1e-4, outliers=1e-5),  # the gradient jumps at thresholds and ties
+    rows={"ours": Row(ours, note=FUSED_LOSS), "eager": eager, "compiled": compiled(eager)},
+)

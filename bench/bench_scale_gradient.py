@@ -2,8 +2,9 @@
 
 import torch
 from _check import close
-from _harness import compiled
+from _harness import compare
 from _inputs import class_maps
+from _rows import compiled
 
 from camguide_fast import reference
 from camguide_fast.ops.scale_gradient import scale_gradient_
@@ -19,16 +20,15 @@ def in_place(scale):
     return call
 
 
-def bench_scale_gradient(bench):
-    bench.compare(
-        "scale_gradient_",
-        "32x20x128x128",
-        inputs=(class_maps(32, 20, 128, 128), torch.tensor(1.0)),
-        oracle=in_place(reference.scale_gradient_),
-        check=close(1e-6),
-        rows={
-            "ours": in_place(scale_gradient_),
-            "eager": in_place(torch.Tensor.mul_),
-            "compiled": compiled(in_place(reference.scale_gradient_)),
-        },
-    )
+bench_scale_gradient = compare(
+    "scale_gradient_",
+    "32x20x128x128",
+    inputs=lambda: (class_maps(32, 20, 128, 128), torch.tensor(1.0)),
+    oracle=in_place(reference.scale_gradient_),
+    check=close(1e-6),
+    rows={
+        "ours": in_place(scale_gradient_),
+        "eager": in_place(torch.Tensor.mul_),
+        "compiled": compiled(in_place(reference.scale_gradient_)),
+    },
+)

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import torch
 from _check import Check, equal
-from _harness import Row
+from _harness import compare
 from _inputs import photographs
-from torch import Tensor
+from _rows import Row
 
 from camguide_fast import ops, reference
 
@@ -51,11 +51,11 @@ def as_many_segments(result, expected):
     return 0.7 * wanted <= found <= 1.4 * wanted, f"{found} segments, ours {wanted}"
 
 
-def one_by_one(f, image: Tensor, check: Check, **settings) -> Row:
+def one_by_one(f, check: Check, **settings) -> Row:
     """A peer, which knows no batches."""
     return Row(
         lambda *pictures: [f(picture) for picture in pictures],
-        inputs=tuple(np.ascontiguousarray(one.permute(1, 2, 0)) for one in image),
+        inputs=lambda image: tuple(np.ascontiguousarray(one.permute(1, 2, 0)) for one in image),
         result=lambda labels: torch.from_numpy(np.stack(labels).astype(np.int64)),
         check=check,
         on_cpu=True,
@@ -63,26 +63,23 @@ def one_by_one(f, image: Tensor, check: Check, **settings) -> Row:
     )
 
 
-def peers(image, n_segments):
+def peers(n_segments):
     """With connectivity, which everyone does in another way."""
     return {
         "scikit-image": one_by_one(
             scikit_image(n_segments, True),
-            image,
             as_many_segments,
             needs="skimage.segmentation",
             note="its own rule of connectivity",
         ),
         "OpenCV ximgproc": one_by_one(
             opencv(n_segments),
-            image,
             as_many_segments,
             needs="cv2.ximgproc.createSuperpixelSLIC",
             note="8-bit Lab, perturbed seeds, its own rule of connectivity",
         ),
         "fast-slic": one_by_one(
             fast_slic(n_segments),
-            image,
             as_many_segments,
             needs="fast_slic.avx2",
             note="approximate: 8-bit Lab, L1 distance, rows subsampled",
@@ -90,36 +87,31 @@ def peers(image, n_segments):
     }
 
 
-def compare(bench, case, image, n_segments, min_size_factor, peers):
+def of(case, n_segments, image, peers, min_size_factor=0.5):
     settings = (n_segments, COMPACTNESS, ITERATIONS, min_size_factor)
-    bench.compare(
+    return compare(
         "slic",
         f"{case}, {n_segments} segments",
-        inputs=(image,),
+        inputs=lambda: (image(),),
         oracle=lambda image: reference.slic(image, *settings)[0],
         check=equal(),
         rows={"ours": lambda image: ops.slic(image, *settings), **peers},
     )
 
 
-def bench_slic_labels(bench):
-    """The clustering alone: labels of scikit-image without connectivity."""
-    image = photographs(1, 512)
-    scikit = one_by_one(scikit_image(1100, False), image, equal(0.99), needs="skimage.segmentation")
-    compare(bench, "512x512, labels before connectivity", image, 1100, 0.0, {"scikit-image": scikit})
+def one_image():
+    return photographs(1, 512)
 
 
-def bench_slic(bench):
-    image = photographs(1, 512)
-    compare(bench, "512x512, connected", image, 1100, 0.5, peers(image, 1100))
-
-
-def bench_slic_batch(bench):
-    image = photographs(32, 512)
-    compare(bench, "batch of 32, 512x512, connected", image, 1100, 0.5, peers(image, 1100))
-
-
-def bench_slic_large(bench):
-    """A camera's photograph."""
-    image = photographs(1, 2500)[..., :1500, :].contiguous()
-    compare(bench, "1500x2500, connected", image, 5000, 0.5, peers(image, 5000))
+bench_slic_labels = of(  # the clustering alone: labels of scikit-image without connectivity
+    "512x512, labels before connectivity",
+    1100,
+    one_image,
+    {"scikit-image": one_by_one(scikit_image(1100, False), equal(0.99), needs="skimage.segmentation")},
+    min_size_factor=0.0,
+)
+bench_slic = of("512x512, connected", 1100, one_image, peers(1100))
+bench_slic_batch = of("batch of 32, 512x512, connected", 1100, lambda: photographs(32, 512), peers(1100))
+bench_slic_large = of(  # a camera's photograph
+    "1500x2500, connected", 5000, lambda: photographs(1, 2500)[..., :1500, :].contiguous(), peers(5000)
+)

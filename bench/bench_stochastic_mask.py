@@ -2,8 +2,9 @@
 
 import torch
 from _check import equal
-from _harness import compiled
+from _harness import compare
 from _inputs import class_maps, tags
+from _rows import compiled
 
 from camguide_fast import ops, reference
 
@@ -19,15 +20,12 @@ def eager(cam, label):
     return reference.stochastic_mask(cam, label, tau.to(cam.device))
 
 
-def bench_stochastic_mask(bench):
-    cam, label = class_maps(16, 20, 512, 512).sigmoid(), tags(16, 20)
-    active = int(label.sum()) * 512 * 512 * cam.itemsize
-    bench.compare(
-        "stochastic_mask",
-        "16x20x512x512",
-        inputs=(cam, label),
-        bytes={"forward": active + 16 * 512 * 512},
-        oracle=eager,
-        check=equal(0.99999),  # a cam next to its threshold
-        rows={"ours": ours, "eager": eager, "compiled": compiled(eager)},
-    )
+bench_stochastic_mask = compare(
+    "stochastic_mask",
+    "16x20x512x512",
+    inputs=lambda: (class_maps(16, 20, 512, 512).sigmoid(), tags(16, 20)),
+    bytes=lambda cam, label: {"forward": int(label.sum()) * 512 * 512 * cam.itemsize + 16 * 512 * 512},
+    oracle=eager,
+    check=equal(0.99999),  # a cam next to its threshold
+    rows={"ours": ours, "eager": eager, "compiled": compiled(eager)},
+)

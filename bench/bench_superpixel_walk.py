@@ -1,12 +1,11 @@
 """superpixel_random_walk, with its graph and over one that is there: the peer is NumPy and SciPy's sparse matrices."""
 
-from functools import cache
-
 import numpy as np
 import torch
 from _check import close
-from _harness import Row
+from _harness import compare
 from _inputs import class_maps, photographs
+from _rows import Row
 
 from camguide_fast import ops, reference
 
@@ -46,7 +45,12 @@ def numpy_scipy(target, segments, picture):
 
 
 def peer(f, inputs):
-    return Row(f, inputs=inputs, result=lambda out: torch.from_numpy(out)[None], on_cpu=True, needs="skimage.color")
+    return Row(f, inputs, result=lambda out: torch.from_numpy(out)[None], on_cpu=True, needs="skimage.color")
+
+
+def arrays(target, segments, image):
+    """Of the first image."""
+    return target[0].numpy(), segments[0].long().numpy(), np.ascontiguousarray(image[0].permute(1, 2, 0))
 
 
 def eager(target, segments, image, n):
@@ -54,15 +58,19 @@ def eager(target, segments, image, n):
     return reference.superpixel_random_walk(target, segments, *graph, ITERATIONS)
 
 
-def compare(bench, image, n_segments, peers):
-    """Graph and walk of a batch [B, 3, H, W]."""
-    batch, _, height, width = image.shape
-    target, segments = class_maps(batch, 20, height, width).sigmoid(), ops.slic(image, n_segments)
+def of(images, shape, n_segments, peers):
+    """Graph and walk of a batch."""
+    batch, height, width = shape
     n = ops.max_segments(height, width, n_segments)
-    bench.compare(
+
+    def inputs():
+        image = images()
+        return class_maps(batch, 20, height, width).sigmoid(), ops.slic(image, n_segments), image
+
+    return compare(
         ("superpixel_random_walk", "superpixel_graph"),
         f"{batch}x20x{height}x{width}, {n_segments} superpixels",
-        inputs=(target, segments, image),
+        inputs=inputs,
         oracle=lambda target, segments, image: eager(target, segments, image.double() / 255, n),
         check=close(1e-5),
         rows={
@@ -70,52 +78,49 @@ def compare(bench, image, n_segments, peers):
                 target, segments, image, SIGMA, ITERATIONS, num_segments=n
             ),
             "eager": lambda target, segments, image: eager(target, segments, image, n),
-            **peers(target, segments, image),
+            **peers,
         },
     )
 
 
-def one_image(target, segments, image):
-    picture = np.ascontiguousarray(image[0].permute(1, 2, 0))
-    return {"NumPy/SciPy": peer(numpy_scipy, (target[0].numpy(), segments[0].long().numpy(), picture))}
+NUMPY = {"NumPy/SciPy": peer(numpy_scipy, arrays)}
+
+bench_superpixel_walk = of(lambda: photographs(1, 512), (1, 512, 512), 1100, NUMPY)
+bench_superpixel_walk_batch = of(lambda: photographs(32, 512), (32, 512, 512), 1100, {})
+bench_superpixel_walk_large = of(  # a camera's photograph
+    lambda: photographs(1, 2500)[..., :1500, :].contiguous(), (1, 1500, 2500), 5000, NUMPY
+)
 
 
-def bench_superpixel_walk(bench):
-    compare(bench, photographs(1, 512), 1100, one_image)
-
-
-def bench_superpixel_walk_batch(bench):
-    compare(bench, photographs(32, 512), 1100, lambda *_: {})
-
-
-def bench_superpixel_walk_large(bench):
-    """A camera's photograph."""
-    compare(bench, photographs(1, 2500)[..., :1500, :].contiguous(), 5000, one_image)
-
-
-def bench_walk_over_a_shared_graph(bench):
-    """What every target after the first costs."""
-    image, target = photographs(1, 512), class_maps(1, 20, 512, 512).sigmoid()
+def over_a_graph():
+    image = photographs(1, 512)
     segments, num = ops.slic(image, return_num=True)
     graph = ops.superpixel_graph(segments, image, SIGMA, num_segments=int(num))
-    labels, picture = segments[0].long().numpy(), np.ascontiguousarray(image[0].permute(1, 2, 0))
-    own_graph = cache(lambda: numpy_graph(labels, picture))  # made in the run that is checked
-    exact = reference.superpixel_graph(segments, image.double() / 255, SIGMA, False, int(num), True)
-    bench.compare(
-        "superpixel_random_walk",
-        "1x20x512x512, 1100 superpixels, over a graph",
-        inputs=(target, *graph),
-        oracle=lambda target, segments, *_: reference.superpixel_random_walk(
-            target, segments, *(part.to(target.device) for part in exact), ITERATIONS
+    return class_maps(1, 20, 512, 512).sigmoid(), *graph
+
+
+def exact(target, segments, counts, *_):
+    image = photographs(1, 512).to(target.device).double() / 255
+    graph = reference.superpixel_graph(segments, image, SIGMA, False, counts.shape[1], True)
+    return reference.superpixel_random_walk(target, segments, *graph, ITERATIONS)
+
+
+def numpy_inputs(target, segments, *_):
+    target, segments, picture = arrays(target, segments, photographs(1, 512))
+    return target, segments, numpy_graph(segments, picture)
+
+
+bench_walk_over_a_shared_graph = compare(  # what every target after the first costs
+    "superpixel_random_walk",
+    "1x20x512x512, 1100 superpixels, over a graph",
+    inputs=over_a_graph,
+    oracle=exact,
+    check=close(1e-5),
+    rows={
+        "ours": lambda target, *graph: ops.superpixel_random_walk(
+            target, iterations=ITERATIONS, graph=ops.SuperpixelGraph(*graph)
         ),
-        check=close(1e-5),
-        rows={
-            "ours": lambda target, *graph: ops.superpixel_random_walk(
-                target, iterations=ITERATIONS, graph=ops.SuperpixelGraph(*graph)
-            ),
-            "eager": lambda target, *graph: reference.superpixel_random_walk(target, *graph, ITERATIONS),
-            "NumPy/SciPy": peer(
-                lambda target, segments: numpy_walk(target, segments, own_graph()), (target[0].numpy(), labels)
-            ),
-        },
-    )
+        "eager": lambda target, *graph: reference.superpixel_random_walk(target, *graph, ITERATIONS),
+        "NumPy/SciPy": peer(numpy_walk, numpy_inputs),
+    },
+)

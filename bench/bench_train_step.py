@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from _breakdown import LOSSES, Stopwatch, parts_timed
 from _check import close
-from _harness import Row
+from _harness import compare
 from _inputs import photographs, tags
+from _rows import Row
 from _usual_stack import MODULES, usual_stack
 from torch import Tensor
 
@@ -60,22 +61,17 @@ def on_the_usual_stack(step: Callable[[], Tensor]) -> Tensor:
         return step()
 
 
-def bench_stage3_step(bench):
-    batch = generated()
-    step = make_step(batch)
-    bench.compare(
-        OPS,
-        f"a step of stage 3 with the CRF: {ARCH}, fp32, {BATCH}x3x{SIDE}x{SIDE}, {CLASSES} classes",
-        inputs=(),
-        oracle=step,
-        check=close(0.05),  # scikit-image connects segments by its own rule
-        rows={
-            "ours": Row(step, on_cpu=True),
-            "usual stack": Row(
-                lambda: on_the_usual_stack(step), on_cpu=True, needs=MODULES[0], note="scikit-image, pydensecrf, eager"
-            ),
-        },
-    )
+bench_stage3_step = compare(
+    OPS,
+    f"a step of stage 3 with the CRF: {ARCH}, fp32, {BATCH}x3x{SIDE}x{SIDE}, {CLASSES} classes",
+    inputs=lambda: (make_step(generated()),),
+    oracle=lambda step: step(),
+    check=close(0.05),  # scikit-image connects segments by its own rule
+    rows={
+        "ours": Row(lambda step: step(), on_cpu=True),
+        "usual stack": Row(on_the_usual_stack, on_cpu=True, needs=MODULES[0], note="scikit-image, pydensecrf, eager"),
+    },
+)
 
 
 def breakdown(step: Callable[[], Tensor], repeats: int) -> tuple[float, Counter]:

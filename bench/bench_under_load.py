@@ -6,18 +6,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
-import pytest
 import torch
 from _check import close, equal
-from _harness import Row
+from _harness import compare
 from _inputs import class_maps, photographs
+from _rows import Row
 from _step import make_step, process
+from bench_dense_crf import PYDENSECRF
 from bench_dense_crf import eager as eager_crf
-from bench_guided_filter import image_by_image, opencv
-from bench_guided_filter import ours as guided_filter
+from bench_guided_filter import OPENCV, image_by_image
+from bench_guided_filter import ours as filtered
 from bench_slic import peers as slic_peers
-from support.crf import pydensecrf
 
 from camguide_fast import ops, reference
 from camguide_fast.rules import waiting
@@ -46,72 +45,46 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-@pytest.fixture(params=[0, 1], ids=["quiet", "beside 1"])
-def load(request: pytest.FixtureRequest) -> Iterator[str]:
-    with busy(request.param):
-        yield "beside a busy process" if request.param else "quiet"
+LOADS = {"quiet": 0, "beside a busy process": 1}
 
 
-def bench_dense_crf(bench, load):
-    prob, image = (2 * class_maps(1, 3, 512, 512)).softmax(1), photographs(1, 512)
-    bench.compare(
+def dense_crf(load):
+    return compare(
         "dense_crf",
         f"1x3x512x512, 5 iterations, {load}",
-        inputs=(prob, image),
+        inputs=lambda: ((2 * class_maps(1, 3, 512, 512)).softmax(1), photographs(1, 512)),
         oracle=eager_crf,
         check=close(1e-4, outliers=1e-4),
-        rows={
-            "ours": ops.dense_crf,
-            "ours, 1 thread": on_one_thread(ops.dense_crf),
-            "pydensecrf": Row(
-                pydensecrf,
-                inputs=(-torch.log(prob[0].clamp(1e-5, 1)), image[0]),
-                result=lambda q: q[None],
-                check=close(1e-3),
-                on_cpu=True,
-                needs="pydensecrf.densecrf",
-            ),
-        },
+        rows={"ours": ops.dense_crf, "ours, 1 thread": on_one_thread(ops.dense_crf), "pydensecrf": PYDENSECRF},
+        around=lambda: busy(LOADS[load]),
     )
 
 
-def bench_slic(bench, load):
-    image = photographs(1, 512)
-    bench.compare(
+def slic(load):
+    return compare(
         "slic",
         f"1x3x512x512, 1100 segments, {load}",
-        inputs=(image,),
+        inputs=lambda: (photographs(1, 512),),
         oracle=lambda image: reference.slic(image, 1100, 10.0, 10, 0.5)[0],
         check=equal(),
-        rows={"ours": ops.slic, "ours, 1 thread": on_one_thread(ops.slic), **slic_peers(image, 1100)},
+        rows={"ours": ops.slic, "ours, 1 thread": on_one_thread(ops.slic), **slic_peers(1100)},
+        around=lambda: busy(LOADS[load]),
     )
 
 
-def bench_guided_filter(bench, load):
-    z, guide = class_maps(1, 21, 512, 512), photographs(1, 512).float() / 255
-    bench.compare(
+def guided_filter(load):
+    return compare(
         "guided_filter",
         f"1x21x512x512, r=4, {load}",
-        inputs=(z, guide),
+        inputs=lambda: (class_maps(1, 21, 512, 512), photographs(1, 512).float() / 255),
         oracle=image_by_image,
         check=close(2e-4),
-        rows={
-            "ours": guided_filter,
-            "ours, 1 thread": on_one_thread(guided_filter),
-            "OpenCV ximgproc": Row(
-                opencv,
-                inputs=(list(z.numpy()), list(np.ascontiguousarray(guide.permute(0, 2, 3, 1)))),
-                result=lambda planes: torch.from_numpy(np.array(planes)),
-                check=close(2e-4, border=8),
-                on_cpu=True,
-                needs="cv2.ximgproc.createGuidedFilter",
-                note="reflects at the border, so it is compared from two radii inside on",
-            ),
-        },
+        rows={"ours": filtered, "ours, 1 thread": on_one_thread(filtered), "OpenCV ximgproc": OPENCV},
+        around=lambda: busy(LOADS[load]),
     )
 
 
-def bench_training_step(bench, load):
+def training_step(load):
     threads = torch.get_num_threads()
     settings = {
         "ours": (threads, {"GOMP_SPINCOUNT": waiting.SPINS}),
@@ -119,13 +92,27 @@ def bench_training_step(bench, load):
         "spinning, as torch is": (threads, {}),
         "sleeping at once": (threads, {"OMP_WAIT_POLICY": "passive"}),
     }
-    with ExitStack() as stack:
-        steps = {name: stack.enter_context(process(n, **variables)) for name, (n, variables) in settings.items()}
-        bench.compare(
-            ("cam_normalize", "local_consistency_loss", "target_nll"),
-            f"a training step: ResNet-18, fp32, 4x3x224x224, {load}",
-            inputs=(),
-            oracle=make_step(torch.float64),
-            check=close(1e-3),
-            rows={name: Row(step, on_cpu=True) for name, step in steps.items()},
-        )
+    steps = {}
+
+    @contextmanager
+    def started():
+        with busy(LOADS[load]), ExitStack() as stack:
+            for name, (n, variables) in settings.items():
+                steps[name] = stack.enter_context(process(n, **variables))
+            yield
+
+    return compare(
+        ("cam_normalize", "local_consistency_loss", "target_nll"),
+        f"a training step: ResNet-18, fp32, 4x3x224x224, {load}",
+        inputs=tuple,
+        oracle=lambda: make_step(torch.float64)(),
+        check=close(1e-3),
+        rows={name: Row(lambda name=name: steps[name](), on_cpu=True) for name in settings},
+        around=started,
+    )
+
+
+bench_dense_crf, bench_dense_crf_loaded = map(dense_crf, LOADS)
+bench_slic, bench_slic_loaded = map(slic, LOADS)
+bench_guided_filter, bench_guided_filter_loaded = map(guided_filter, LOADS)
+bench_training_step, bench_training_step_loaded = map(training_step, LOADS)
