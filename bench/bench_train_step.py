@@ -24,13 +24,13 @@ from torch import Tensor
 from camguide_fast import layers, ops
 from camguide_fast.config.presets import small
 from camguide_fast.data import open_split, train_loader
-from camguide_fast.method import stages
 from camguide_fast.method.stages import Batch, RefinementStage
 from camguide_fast.models import build_model
 
 ARCH, BATCH, SIDE, CLASSES = "efficientnet_lite0", 8, 320, 5
 LOSSES = ("edge_support", "edge_consistency_loss", "local_consistency_loss", "target_nll", "cam_normalize")
-PARTS = {"slic": ops, "superpixel_random_walk": ops, "dense_crf_labels": ops, **dict.fromkeys(LOSSES, ops)}
+TARGETS = ("threshold_labels", "slic", "superpixel_random_walk", "dense_crf_labels")
+PARTS = dict.fromkeys((*TARGETS, *LOSSES), ops)
 
 
 def generated() -> Batch:
@@ -102,8 +102,6 @@ def timed(spent: Counter) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, name, around(getattr(module, name), name)))
         guided = around(layers.guided_filter, "guided_filter")
         stack.enter_context(mock.patch.object(layers, "guided_filter", guided))
-        labels = around(stages.threshold_labels, "threshold_labels")
-        stack.enter_context(mock.patch.object(stages, "threshold_labels", labels))
         yield
 
 
