@@ -1,6 +1,6 @@
-"""Eq. 6-7 as labels: of the present classes k the one whose interpolated map f_k is the largest, where it exceeds tau. At
-pixel (y, x) of H x W, with a = (y + 1/2) h / H - 1/2, not below 0, y0 = floor a, y1 = min(y0 + 1, h - 1), v = a - y0, and
-alike x0, x1, u along x:
+"""Eq. 6-7 as labels: of the present classes k the one whose interpolated map f_k is the largest, where it exceeds tau.
+At pixel (y, x) of H x W, with a = (y + 1/2) h / H - 1/2, not below 0, y0 = floor a, y1 = min(y0 + 1, h - 1),
+v = a - y0, and alike x0, x1, u along x:
 
     f_k = (1 - v) ((1 - u) c_k(y0, x0) + u c_k(y0, x1)) + v ((1 - u) c_k(y1, x0) + u c_k(y1, x1))
 
@@ -8,9 +8,9 @@ One program per run of pixels of one image, which goes over the classes and keep
 Maps of absent classes are not read; where tau is negative they count as 0.
 
 Bytes at 32x20x128x128 -> 512x512 in fp32 with 1.5 classes an image: labels and `valid` 8.4 MB each, maps 3.1 MB. Four
-loads and some 15 operations a pixel and present class: the loads hit the L1 cache, in which neighbours' overlap (a warp's
-lie in two runs of 9 numbers), and are 1.6 M a batch. What is expected is the time of the bytes where memory is slow, and
-up to twice that where it is not. Everything between load and store is fp32 (fp64 for fp64).
+loads and some 15 operations a pixel and present class: the loads hit the L1 cache, a warp's lie in two runs of 9
+numbers, and the batch has 1.6 M of a warp. What is expected is the time of the bytes where memory is slow, and up to
+twice that where it is not. Everything between load and store is fp32 (fp64 for fp64).
 """
 
 import torch

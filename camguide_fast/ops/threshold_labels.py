@@ -1,4 +1,4 @@
-"""Labels from class maps and a threshold, at the size of the image (Eq. 6-7): what the targets of stage 3 start from."""
+"""Labels from class maps and a threshold, at the size of the image (Eq. 6-7)."""
 
 from collections.abc import Sequence
 

@@ -114,7 +114,8 @@ def test_nan():
         assert not labels[0, 4:6, 6:8].any() and (labels[0, :2] == 1).all() and (labels[1] == 1).all()
     assert not OP(cam, label, torch.full((2,), torch.nan), (5, 5)).any()
     endless = cam.masked_fill(cam == 0.5, torch.inf)
-    assert (OP(endless, label, 0.25, (6, 6)) == reference.threshold_labels(endless, label, torch.ones(2), (6, 6), None)).all()
+    expected = reference.threshold_labels(endless, label, torch.full((2,), 0.25), (6, 6), None)
+    assert torch.equal(OP(endless, label, 0.25, (6, 6)), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
