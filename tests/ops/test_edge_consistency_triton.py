@@ -58,7 +58,8 @@ def test_equals_the_twin(shape, numbers):
 @pytest.mark.parametrize("classes", [3, 35])  # the list of an image's classes is made of 32 at a time
 def test_several_classes_of_an_image_in_a_program(programs, classes, monkeypatch):
     cam, support, label = case((3, classes, 5, 6))
-    label[0], label[1] = True, False
+    label[:] = False
+    label[0, [0, 2, -1]], label[2, -1] = True, True
     valid = torch.ones_like(support, dtype=torch.bool)
     valid[:, :, 4:, 5:] = False
     poisoned = torch.where(label[:, :, None, None] & valid, cam, torch.nan)
