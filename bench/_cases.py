@@ -66,6 +66,8 @@ def cases(size: Size, device: torch.device) -> Iterator[tuple[str, Case]]:
     support = ops.edge_support(image, grid)
     yield "edge_consistency_loss", Case(ops.edge_consistency_loss, (cam, support, label), True)
     yield "target_nll", Case(ops.target_nll, (cam, target, label), True)
+    tau = torch.full((size.batch,), 0.3, device=device)
+    yield "threshold_labels", Case(lambda x, y, t: ops.threshold_labels(x, y, t, (side, side)), (cam, label, tau))
     yield "slic", Case(lambda x: ops.slic(x, n), (image,))
     segments = ops.slic(image, n)
 

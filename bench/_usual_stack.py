@@ -28,13 +28,13 @@ def slic(image, n_segments=1100):
 def superpixel_random_walk(labels, segments, image, num_labels, ignore=255, **_):
     """One-hot maps, as the method's description has it."""
     known = labels != ignore
-    one_hot = torch.nn.functional.one_hot(labels.masked_fill(~known, 0), num_labels).movedim(-1, 1).float()
+    one_hot = torch.nn.functional.one_hot(labels.masked_fill(~known, 0).long(), num_labels).movedim(-1, 1).float()
     one_hot = one_hot * known[:, None]
     walked = [
         numpy_walk(maps.numpy(), s.numpy(), numpy_graph(s.numpy(), picture(i)))
         for maps, s, i in zip(one_hot, segments, image, strict=True)
     ]
-    return torch.from_numpy(np.stack(walked)).argmax(1).masked_fill(~known, ignore)
+    return torch.from_numpy(np.stack(walked)).argmax(1).to(labels.dtype).masked_fill(~known, ignore)
 
 
 def dense_crf_labels(labels, image, num_labels, gt_prob, iterations, gaussian, bilateral):
@@ -72,6 +72,7 @@ OPS = {
     "edge_consistency_loss": edge_consistency_loss,
     "local_consistency_loss": reference.local_consistency_loss,
     "target_nll": reference.target_nll,
+    "threshold_labels": reference.threshold_labels,
 }
 
 

@@ -25,7 +25,7 @@ from camguide_fast.method.stages import Batch, RefinementStage
 from camguide_fast.models import build_model
 
 ARCH, BATCH, SIDE, CLASSES = "efficientnet_lite0", 8, 320, 5
-OPS = ("slic", "superpixel_random_walk", "dense_crf_labels", *LOSSES)  # `small` closes no labels
+OPS = ("threshold_labels", "slic", "superpixel_random_walk", "dense_crf_labels", *LOSSES)  # `small` closes no labels
 
 
 def generated() -> Batch:

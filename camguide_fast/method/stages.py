@@ -23,7 +23,7 @@ from ..losses import (
     TargetNLL,
 )
 from ..models import STRIDE, AffinityNet, CamGuideNet, CamNet, logits
-from .targets import TargetMaker, draw_tau, sample, threshold_labels
+from .targets import TargetMaker, draw_tau, sample
 
 Batch = dict[str, Tensor]
 
@@ -179,11 +179,11 @@ class RefinementStage(nn.Module):
             "logits": scores.detach(),
         }
 
-    def labels(self, z1: Tensor, batch: Batch) -> Tensor:  # [B, H, W]
+    def labels(self, z1: Tensor, batch: Batch) -> Tensor:  # uint8 [B, H, W]
         """The stochastic labels that targets start from, from maps that no gradient goes through."""
         cam = ops.cam_normalize(z1.detach().float())
         tau = draw_tau(cam.shape[0], self.settings, cam.device)
-        return threshold_labels(cam, batch["label"], tau, batch["valid"], batch["image"].shape[2:])
+        return ops.threshold_labels(cam, batch["label"], tau, batch["image"].shape[2:], batch["valid"])
 
     def _follow(self, cam: Tensor, algorithm, labels: Tensor, batch: Batch) -> Tensor:
         """L_crf or L_rw, Eq. 27-29."""

@@ -10,7 +10,7 @@ from ..data import Split, read_image, read_mask
 from ..data.augment import resize_long_side
 from ..models import CamNet, evaluating
 from .stages import RefinementStage
-from .targets import sample, threshold_labels
+from .targets import sample
 
 
 class TargetQuality:
@@ -48,9 +48,8 @@ class TargetQuality:
         with torch.autocast(self.device.type, enabled=self.amp):
             maps = net(net.backbone.input(image), image.float() / 255)
         s = self.stage.settings
-        tau = torch.full((1,), (s.low + s.high) / 2, device=self.device)
-        valid = torch.ones(1, 1, height, width, dtype=torch.bool, device=self.device)
-        labels = threshold_labels(ops.cam_normalize(maps.float()), label, tau, valid, (height, width))
+        tau = (s.low + s.high) / 2
+        labels = ops.threshold_labels(ops.cam_normalize(maps.float()), label, tau, (height, width))
         grid = maps.shape[2:]
         truth = sample(torch.from_numpy(mask)[None].to(self.device), grid)
         made = {"cam": labels}

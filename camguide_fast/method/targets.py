@@ -27,15 +27,6 @@ def draw_tau(batch: int, settings: Refinement, device: torch.device) -> Tensor: 
     return tau.to(device, non_blocking=True)  # from pinned memory nobody waits for it
 
 
-def threshold_labels(cam: Tensor, label: Tensor, tau: Tensor, valid: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, K, h, w] maps in [0, 1] -> int64 labels [B, H, W] at `size`: 0 background, k + 1 class, 255 on padding (Eq.
-    6-7)."""
-    cam = F.interpolate(cam.float(), size, mode="bilinear") * (label > 0)[:, :, None, None]
-    top, which = cam.max(1)
-    labels = torch.where(top > tau[:, None, None], which + 1, 0)
-    return labels.masked_fill(~valid[:, 0], IGNORE)
-
-
 @dataclass(frozen=True)
 class TargetMaker:
     """Makes the targets of L_crf and L_rw for crops of `crop` pixels; lengths scale with crop / 512.
@@ -52,7 +43,7 @@ class TargetMaker:
         return self.crop / PAPER_CROP
 
     def crf(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
-        """closing(dCRF(mask)), Eq. 28: labels [B, H, W] -> [B, H, W]; padding stays 255."""
+        """closing(dCRF(mask)), Eq. 28: labels [B, H, W] -> the same, like labels; padding stays 255."""
         s = self.settings
         refined = ops.dense_crf_labels(
             labels,
@@ -68,7 +59,8 @@ class TargetMaker:
         return refined
 
     def walk(self, labels: Tensor, image: Tensor, num_classes: int) -> Tensor:
-        """SLIC + random walk of the mask, Eq. 13-16 and 29: labels [B, H, W] -> [B, H, W]; padding stays 255."""
+        """SLIC + random walk of the mask, Eq. 13-16 and 29: labels [B, H, W] -> the same, like labels; padding stays
+        255."""
         s = self.settings
         height, width = image.shape[2:]
         count = segment_count(height, width, s.segments)
@@ -92,8 +84,8 @@ def segment_count(height: int, width: int, wanted: int) -> int:
 
 
 def sample(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Labels [B, H, W] at the centres of the cells of a [h, w] grid."""
-    return F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+    """Labels up to 255, or a mask, [B, H, W] at the centres of the cells of a [h, w] grid -> uint8."""
+    return F.interpolate(target[:, None].to(torch.uint8), size, mode="nearest-exact")[:, 0]
 
 
 def refine_labels(labels: Tensor, image: Tensor, num_labels: int, crf: Crf) -> Tensor:

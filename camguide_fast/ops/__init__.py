@@ -17,5 +17,6 @@ from .slic import max_segments, slic
 from .stochastic_mask import stochastic_mask
 from .superpixel_walk import SuperpixelGraph, superpixel_graph, superpixel_random_walk
 from .target_nll import target_nll
+from .threshold_labels import threshold_labels
 
 load_native()

@@ -16,3 +16,4 @@ from .slic import slic
 from .stochastic_mask import stochastic_mask
 from .superpixel_walk import superpixel_graph, superpixel_random_walk
 from .target_nll import target_nll
+from .threshold_labels import threshold_labels

@@ -8,22 +8,13 @@ import torch
 
 from camguide_fast.config import Refinement
 from camguide_fast.data import read_image, read_mask
-from camguide_fast.method.targets import TargetMaker, sample, threshold_labels
-
-
-def test_threshold_labels_by_hand():
-    cam = torch.tensor([[[[0.1, 0.5]], [[0.4, 0.2]], [[0.9, 0.9]]]])  # [1, 3, 1, 2]
-    label = torch.tensor([[1.0, 1.0, 0.0]])  # the third class is absent
-    valid = torch.tensor([[[[True, True]]]])
-    labels = threshold_labels(cam, label, torch.tensor([0.3]), valid, (1, 2))
-    assert labels.tolist() == [[[2, 1]]]
-    assert threshold_labels(cam, label, torch.tensor([0.45]), valid, (1, 2)).tolist() == [[[0, 1]]]
-    assert threshold_labels(cam, label, torch.tensor([0.3]), ~valid, (1, 2)).tolist() == [[[255, 255]]]
+from camguide_fast.method.targets import TargetMaker, sample
 
 
 def test_sample_takes_the_centre_of_each_cell():
     target = torch.arange(16).reshape(1, 4, 4)
     assert sample(target, (2, 2)).tolist() == [[[5, 7], [13, 15]]]
+    assert sample(target == 7, (2, 2)).tolist() == [[[0, 1], [0, 0]]]
 
 
 @pytest.mark.parametrize("crop, kernel", [(512, 15), (224, 7), (96, 3), (16, 1)])

@@ -54,6 +54,30 @@ def test_equals_the_twin(shape, numbers):
         torch.testing.assert_close(grad, exact, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("programs", [1, 5])  # groups of classes: one with all of an image, or two
+@pytest.mark.parametrize("classes", [3, 35])  # the list of an image's classes is made of 32 at a time
+def test_several_classes_of_an_image_in_a_program(programs, classes, monkeypatch):
+    cam, support, label = case((3, classes, 5, 6))
+    label[:] = False
+    label[0, [0, 2, -1]], label[2, -1] = True, True
+    valid = torch.ones_like(support, dtype=torch.bool)
+    valid[:, :, 4:, 5:] = False
+    poisoned = torch.where(label[:, :, None, None] & valid, cam, torch.nan)
+    alone = loss_and_gradient(OP, poisoned, support, label, *DEFAULTS, valid)
+    monkeypatch.setattr(kernels, "PROGRAMS", programs)
+    loss, grad = loss_and_gradient(OP, poisoned, support, label, *DEFAULTS, valid)
+    expected, exact = loss_and_gradient(reference.edge_consistency_loss, cam, support, label, *DEFAULTS, valid)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(grad, exact, rtol=1e-9, atol=1e-12)
+    assert torch.equal(grad, alone[1]) and torch.equal(loss, OP(poisoned, support, label, *DEFAULTS, valid))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float64, torch.float16], ids=str)
+def test_dtypes_of_the_label(kind):
+    cam, support, label = case((2, 3, 4, 5), torch.float32)
+    assert torch.equal(OP(cam, support, label.to(kind)), OP(cam, support, label.float() * 2 - 1))
+
+
 @pytest.mark.parametrize(
     "dtype, bound", [(torch.float32, 2e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str
 )
@@ -144,7 +168,7 @@ for (b, k, h, w), tau in [((1, 1, 16, 32), 0.1), ((2, 20, 128, 128), 0.2), ((3, 
         (89,),
     )
     kernels = {x["kernel"] for x in found}
-    assert len({x["key"] for x in found}) == len(kernels) == 7
+    assert len({x["key"] for x in found}) == len(kernels) == 8
 
 
 def test_kernels_compile_without_a_gpu():

@@ -26,6 +26,7 @@ CALLS = {
     "stochastic_mask": lambda x: ops.stochastic_mask(x["cam"], x["tags"], 0.3, 0.3, torch.Generator().manual_seed(0)),
     "superpixel_random_walk": lambda x: ops.superpixel_random_walk(x["cam"], x["segments"], x["image"]),
     "target_nll": lambda x: ops.target_nll(x["cam"], x["target"], x["tags"]),
+    "threshold_labels": lambda x: ops.threshold_labels(x["cam"], x["tags"], 0.6, (41, 30)),
 }
 
 

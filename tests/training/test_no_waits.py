@@ -51,8 +51,8 @@ def distillation(**settings) -> DistillationStage:
 STAGES = {
     "stage1": (lambda: distillation(), 0, 155),
     "stage2": (lambda: distillation(lambda_cls=0.0, lambda_reg=1.0, teacher_scales=(1.0, 2.0)), 0, 155),
-    "stage3 with the CRF": (lambda: RefinementStage(network("lean"), Refinement(), SIDE), 0, 240),
-    "stage3": (lambda: RefinementStage(network("lean"), Refinement(), SIDE), 1, 225),
+    "stage3 with the CRF": (lambda: RefinementStage(network("lean"), Refinement(), SIDE), 0, 227),
+    "stage3": (lambda: RefinementStage(network("lean"), Refinement(), SIDE), 1, 214),
 }
 
 
