@@ -169,6 +169,11 @@ def stage3(found: dict) -> Iterable[str]:
 def synchronisation(found: dict) -> Iterable[str]:
     if "waits" in found:
         yield f"Found with {found['how']}: {len(found['waits']) or 'no'} places where a step waits."
+    for kind, x in found.get("counted", {}).items():
+        moved = f"{x['bytes'] / 1e9:.1f} GB, the sums of residual blocks included"
+        yield f"A step {kind} launches {x['launches']} kernels beside convolutions, BatchNorm and ReLU: {moved}."
+        rows = [(f"`{op}`", str(y["launches"]), f"{y['bytes'] / 1e6:.0f}") for op, y in sorted(x["ours"].items())]
+        yield table(("op of ours", "launches", "MB, inputs and results"), rows)
 
 
 SECTIONS = {

@@ -262,12 +262,17 @@ def stage3(context: Context) -> Iterator[dict]:
 def synchronisation(context: Context) -> Iterator[dict]:
     if context.gpu:
         batch = _stage3.generated(8, 256, PAPER.classes, torch.device("cuda"))
-        where = _stage3.waits(_stage3.Step(batch))
+        where, counted = _stage3.waits(_stage3.Step(batch)), {}
     else:
-        where = _stage3.waits_on_meta(16)
+        where, counted = _stage3.without_a_gpu(PAPER.batch, PAPER.side, PAPER.classes)
     how = "torch.cuda.set_sync_debug_mode" if context.gpu else "tensors without values"
     where = [place.replace(f"{ROOT}/", "") for place in where]
-    yield {"how": how, "waits": where, "problems": [f"a step waits for the device: {place}" for place in where]}
+    yield {
+        "how": how,
+        "waits": where,
+        "counted": counted,
+        "problems": [f"a step waits for the device: {place}" for place in where],
+    }
 
 
 def sanitizer(context: Context) -> Iterator[dict]:

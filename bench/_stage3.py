@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from _breakdown import LOSSES, TARGETS, Stopwatch, parts_timed
 from _inputs import photographs, tags
+from support.launches import Launches
 
 from camguide_fast.config.precision import enabled
 from camguide_fast.config.presets import default
@@ -181,14 +182,21 @@ def waits(step: Step) -> list[str]:
     return sorted({f"{w.filename}:{w.lineno}: {str(w.message).splitlines()[0]}" for w in found})
 
 
-def waits_on_meta(width: int) -> list[str]:
-    """The same without a GPU, where the first is all that is found: on tensors without values whoever reads one
-    raises."""
-    step = Step({name: x.to("meta") for name, x in generated(2, 96, 5, torch.device("cpu")).items()}, width)
-    try:
-        for index in range(2):
-            step(index)
-    except (RuntimeError, NotImplementedError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return [f"{frame.filename}:{frame.lineno}: {str(error).splitlines()[0]}"]
-    return []
+def without_a_gpu(batch: int, side: int, classes: int) -> tuple[list[str], dict]:
+    """(where a step waits, of which the first is all that is found; what it would launch and move, by kind of step),
+    from tensors without values: whoever reads one raises."""
+    with torch.device("meta"):
+        image, valid = torch.empty(batch, 3, side, side, dtype=torch.uint8), torch.ones(batch, 1, side, side).bool()
+        step = Step({"image": image, "valid": valid, "label": torch.empty(batch, classes)})
+    step.optimizer = mock.MagicMock(zero_grad=step.net.zero_grad)  # is fused on a GPU alone
+    counted = {}
+    for kind, index in KINDS.items():
+        try:
+            with Launches() as launched:
+                step(index)
+        except (RuntimeError, NotImplementedError) as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            return [f"{frame.filename}:{frame.lineno}: {str(error).splitlines()[0]}"], counted
+        ours = {name: {"launches": launched.counts[name], "bytes": launched.bytes[name]} for name in launched.ours}
+        counted[kind] = {"launches": launched.counts.total(), "bytes": launched.bytes.total(), "ours": ours}
+    return [], counted
