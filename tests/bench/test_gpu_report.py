@@ -87,15 +87,20 @@ def test_what_a_step_leaves_goes_to_the_later(tmp_path):
 
 
 def test_a_killed_run_leaves_what_it_had(tmp_path):
-    code = f"import gpu; from pathlib import Path; from {HERE} import steps; "
+    # a shell's job in the background ignores SIGINT, and so does what it starts
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"import gpu; from pathlib import Path; from {HERE} import steps; "
     code += f"gpu.run(steps('tells', 'hangs'), Path({str(tmp_path)!r}), 10)"
     path = os.pathsep.join(sys.path)
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
-    while not (tmp_path / "report.md").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)  # the step that runs is stopped as well
-    process.wait(20)
+    try:
+        while not (tmp_path / "report.md").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)  # the step that runs is stopped as well
+        process.wait(20)
+    finally:
+        process.kill()
     assert [step["name"] for step in json.loads((tmp_path / "report.json").read_text())["steps"]] == ["tells"]
 
 
