@@ -132,7 +132,8 @@ def tests(found: dict) -> Iterable[str]:
 
 
 def waiting_blocks(found: dict) -> Iterable[str]:
-    yield f"The affinity walk ran {', '.join(found['done'])}." if "done" in found else ""
+    for op, how in found.get("ran", {}).items():
+        yield f"`{op}` ran {', '.join(how)}."
 
 
 def stage3(found: dict) -> Iterable[str]:

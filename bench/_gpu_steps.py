@@ -18,6 +18,7 @@ import _stage3
 import torch
 from _cases import PAPER, SMALL, cases
 from _gpu_step import Context
+from _inputs import class_maps, photographs
 from _measure import copy_bandwidth, laps
 
 from camguide_fast import ops
@@ -92,15 +93,15 @@ def kernels(context: Context) -> Iterator[dict]:
         return
     from camguide_fast.kernels import _cuda
 
-    launched, launch = {}, _cuda.launch
+    launched, prepare = {}, _cuda.prepare
 
     def recording(op, kernel, blocks, threads, args, *, defines, shared=0, cooperative=False):
-        launch(op, kernel, blocks, threads, args, defines=defines, shared=shared, cooperative=cooperative)
         launched[op, kernel, tuple(defines.items()), shared] = threads
+        return prepare(op, kernel, blocks, threads, args, defines=defines, shared=shared, cooperative=cooperative)
 
     found, wrong = [], []
     on_cpu = cases(SMALL, torch.device("cpu"))
-    with mock.patch.object(_cuda, "launch", recording):
+    with mock.patch.object(_cuda, "prepare", recording):
         for (name, case), (_, expected) in zip(cases(SMALL, torch.device("cuda")), on_cpu, strict=True):
             begin = time.perf_counter()
             try:
@@ -196,30 +197,39 @@ def _counted(file: Path) -> dict:
 
 
 def waiting_blocks(context: Context) -> Iterator[dict]:
-    """The one kernel whose blocks wait for one another: alone, in a graph, and on two streams, where a wrong launch
-    would hang for ever."""
+    """The kernels whose blocks wait for one another: alone, in a graph, and on two streams, where a wrong launch would
+    hang for ever."""
     generator = torch.Generator().manual_seed(0)
     cam, edge = (torch.rand(1, k, 94, 125, generator=generator).cuda() for k in (3, 1))
-    expected, done = ops.affinity_random_walk(cam, edge), ["alone"]
-    torch.cuda.synchronize()
-    yield {"done": done}
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = ops.affinity_random_walk(cam, edge)
-    graph.replay()
-    torch.cuda.synchronize()
-    wrong = [] if torch.equal(captured, expected) else ["a replayed affinity walk has other bits"]
-    yield {"done": (done := [*done, "captured and replayed"]), "problems": wrong}
-    streams = [torch.cuda.Stream() for _ in range(2)]
-    for _ in range(100):
-        results = []
-        for stream in streams:
-            with torch.cuda.stream(stream):
-                results.append(ops.affinity_random_walk(cam, edge))
-    torch.cuda.synchronize()
-    if not all(torch.equal(result, expected) for result in results):
-        wrong.append("affinity walks on two streams have other bits")
-    yield {"done": [*done, "100 times on two streams at a time"], "problems": wrong}
+    prob, image = class_maps(3, 5, 256, 256).softmax(1).cuda(), photographs(3, 256).cuda()
+    ran, wrong = {}, []
+    for name, run in {
+        "affinity_random_walk": lambda: ops.affinity_random_walk(cam, edge),
+        "dense_crf": lambda: ops.dense_crf(prob, image),
+    }.items():
+        expected, ran[name] = run(), ["alone"]
+        torch.cuda.synchronize()
+        yield {"ran": ran}
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run()
+        graph.replay()
+        torch.cuda.synchronize()
+        if not torch.equal(captured, expected):
+            wrong.append(f"`{name}`, replayed, has other bits")
+        ran[name].append("captured and replayed")
+        yield {"ran": ran, "problems": wrong}
+        streams = [torch.cuda.Stream() for _ in range(2)]
+        for _ in range(50):
+            results = []
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    results.append(run())
+        torch.cuda.synchronize()
+        if not all(torch.equal(result, expected) for result in results):
+            wrong.append(f"`{name}` on two streams has other bits")
+        ran[name].append("50 times on two streams at a time")
+        yield {"ran": ran, "problems": wrong}
 
 
 def _batch(context: Context) -> tuple[dict, str]:
