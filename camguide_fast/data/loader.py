@@ -103,7 +103,7 @@ class TrainLoader:
         """The batches of one epoch, beginning with number `start`, as an uninterrupted epoch would have them.
 
         A batch: image uint8 [B, 3, S, S] RGB, valid bool [B, 1, S, S] (False where the border is repeated
-        outwards), label float32 [B, K], index int64 [B] into the split, skipped list of names; with masks also
+        outwards), label float32 [B, K], index int64 [B] into the split, name and skipped lists of names; with masks also
         mask uint8 [B, S, S], 255 where valid is False.
         """
         if epoch < 0 or not 0 <= start <= len(self):
@@ -139,9 +139,10 @@ class TrainLoader:
             raise broken[0]
         if len(broken) == len(errors):
             raise DataError(f"all {len(errors)} images of a batch are broken; the first: {broken[0]}")
-        records = self._dataset.split.records
-        skipped = [records[index].name for index, error in zip(batch.indices, errors, strict=True) if error]
-        return batch.of([slot for slot, error in enumerate(errors) if not error]) | {"skipped": skipped}
+        names = [self._dataset.split.records[index].name for index in batch.indices]
+        whole = [slot for slot, error in enumerate(errors) if not error]
+        skipped = [name for name, error in zip(names, errors, strict=True) if error]
+        return batch.of(whole) | {"name": [names[slot] for slot in whole], "skipped": skipped}
 
 
 def train_loader(

@@ -1,12 +1,12 @@
-"""How good stage 3's own targets are, on a few training images with masks. Evaluation only: it tells at once whether
-they beat the CAMs."""
+"""How good stage 3's own maps and targets are, on a few training images. Evaluation only: it tells at once whether the
+targets beat the CAMs, and without masks whether they agree with them and whether the maps grow."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..data import Split, read_image, read_mask
+from ..data import Record, Split, read_image, read_mask
 from ..data.augment import resize_long_side
 from ..models import CamNet, evaluating
 from .stages import RefinementStage
@@ -14,31 +14,40 @@ from .targets import sample
 
 
 class TargetQuality:
-    """mIoU in percent of `cam`, `rw` and `crf` labels at the middle threshold, on whole images at the crop's scale
-    and the maps' grid."""
+    """On whole images at the crop's scale and the maps' grid, labels at the middle threshold; in percent.
+
+    `miou_cam`, `miou_rw`, `miou_crf`: against the masks, of images that have one. `agree_rw`, `agree_crf`: mIoU of the
+    targets with the CAMs' labels. `foreground`: the share of the CAMs' labels that is not background.
+    """
 
     def __init__(self, stage: RefinementStage, split: Split, count: int, device: torch.device, amp: bool):
         self.stage, self.device, self.amp = stage, device, amp
-        with_masks = [record for record in split if record.mask]
-        self.records = [
-            with_masks[i] for i in np.linspace(0, len(with_masks) - 1, min(count, len(with_masks))).round().astype(int)
-        ]
+        pool = [record for record in split if record.mask] or list(split)
+        self.records = [pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)]
         self.classes = len(split.classes)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:
-        """{"miou_cam", "miou_rw", "miou_crf"}; empty without masks."""
         totals: dict[str, Tensor] = {}
+
+        def add(name: str, labels: Tensor, truth: Tensor) -> None:
+            counts = ops.confusion_matrix(labels, truth, self.classes + 1)
+            totals[name] = totals.get(name, 0) + counts
+
         with evaluating(net):
             for record in self.records:
-                for name, (labels, truth) in self._labels(net, record).items():
-                    counts = ops.confusion_matrix(labels, truth, self.classes + 1)
-                    totals[f"miou_{name}"] = totals.get(f"miou_{name}", 0) + counts
-        return {name: _miou(counts) for name, counts in totals.items()}
+                made, truth = self._labels(net, record)
+                for name, labels in made.items():
+                    if truth is not None:
+                        add(f"miou_{name}", labels, truth)
+                    add(f"agree_{name}", labels, made["cam"])
+        cam = totals.pop("agree_cam").double()  # with itself
+        measured = {name: _miou(counts) for name, counts in totals.items()}
+        return measured | {"foreground": 100 * (1 - cam[0].sum() / cam.sum()).item()}
 
-    def _labels(self, net: CamNet, record) -> dict[str, tuple[Tensor, Tensor]]:
+    def _labels(self, net: CamNet, record: Record) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Those of the CAMs and the targets, and of the mask if there is one."""
         photo = read_image(record.image)
-        mask = read_mask(record.mask, self.classes, photo.shape[:2])
         crop = self.stage.targets.crop
         view = resize_long_side(photo, crop)
         image = torch.from_numpy(view).permute(2, 0, 1)[None].to(self.device)
@@ -51,13 +60,16 @@ class TargetQuality:
         tau = (s.low + s.high) / 2
         labels = ops.threshold_labels(ops.cam_normalize(maps.float()), label, tau, (height, width))
         grid = maps.shape[2:]
-        truth = sample(torch.from_numpy(mask)[None].to(self.device), grid)
         made = {"cam": labels}
         if s.lambda_rw:
             made["rw"] = self.stage.targets.walk(labels, image, self.classes)
         if s.lambda_crf:
             made["crf"] = self.stage.targets.crf(labels, image, self.classes)
-        return {name: (sample(value, grid), truth) for name, value in made.items()}
+        truth = None
+        if record.mask:
+            mask = read_mask(record.mask, self.classes, photo.shape[:2])
+            truth = sample(torch.from_numpy(mask)[None].to(self.device), grid)
+        return {name: sample(value, grid) for name, value in made.items()}, truth
 
 
 def _miou(counts: Tensor) -> float:

@@ -109,7 +109,8 @@ def fit(
                 if average:
                     average.update(job.net)
                 step += 1
-                log.iteration(step, epoch, {n: p.detach() for n, p in parts.items() if n != "logits"}, lr)
+                losses = {n: p.detach() for n, p in parts.items() if n != "logits"}
+                log.iteration(step, epoch, losses, lr, batch["name"])
                 if step % steps and step % save_every == 0:
                     save()
             with interrupts.welcome():

@@ -25,6 +25,7 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.window: list[dict[str, Tensor]] = []
+        self.images: list[list[str]] = []  # of the window's iterations
         self.last: dict[str, float] = {}  # what the last line said of the losses
         self.since = time.monotonic()
         self.bar = tqdm(
@@ -45,10 +46,11 @@ class RunLog:
         kept = [line for line in lines if line["stage"] != self.stage or line["step"] <= step]
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def iteration(self, step: int, epoch: int, parts: dict[str, Tensor], lr: float) -> None:
-        """Counts one iteration; every `EVERY` it writes the mean of the loss parts and refuses a loss that is not
-        finite."""
+    def iteration(self, step: int, epoch: int, parts: dict[str, Tensor], lr: float, images: list[str]) -> None:
+        """Counts one iteration, of these images; every `EVERY` it writes the mean of the loss parts and refuses a loss
+        that is not finite."""
         self.window.append(parts)
+        self.images.append(images)
         if step % EVERY == 0:
             self.flush(step, epoch, lr)
         self.bar.update(self.batch)
@@ -60,17 +62,25 @@ class RunLog:
         seconds = time.monotonic() - self.since
         values = _means(self.window)
         if not all(map(_finite, values.values())):
-            broken = ", ".join(name for name, value in values.items() if not _finite(value))
-            raise UserError(
-                f"{self.stage}: the loss is not finite at iteration {step} ({broken}); look at the images, or start in"
-                f" another folder with a lower --{self.stage}.optimizer.lr (--resume goes on with the same settings,"
-                " from the last state that was saved)"
-            )
+            raise UserError(self._not_finite(step))
         rate = len(self.window) * self.batch / max(seconds, 1e-9)
         self.last = values
         self.event(step, epoch, **values, lr=lr, images_per_s=round(rate, 2))
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
-        self.window, self.since = [], time.monotonic()
+        self.window, self.images, self.since = [], [], time.monotonic()
+
+    def _not_finite(self, step: int) -> str:
+        """Of the window that ends with this iteration: the first one that is not, its parts and images."""
+        for i, (parts, images) in enumerate(zip(self.window, self.images, strict=True)):
+            broken = [name for name, value in parts.items() if not _finite(value.item())]
+            if broken:
+                return (
+                    f"{self.stage}: the loss is not finite at iteration {step - len(self.window) + i + 1}"
+                    f" ({', '.join(broken)}), of the images {', '.join(images)}; look at these, or start in another"
+                    f" folder with a lower --{self.stage}.optimizer.lr (--resume goes on with the same settings, from"
+                    " the last state that was saved)"
+                )
+        return f"{self.stage}: the losses are finite at iteration {step}, but too large to be added up"
 
     def event(self, step: int, epoch: int, **values: float | str) -> None:
         if not self.enabled:

@@ -50,7 +50,8 @@ def test_batch(split):
     seen = torch.cat([batch["index"] for batch in batches])
     assert len(set(seen.tolist())) == 10
     for batch in batches:
-        assert set(batch) == {"image", "valid", "label", "index", "skipped"} and batch["skipped"] == []
+        assert set(batch) == {"image", "valid", "label", "index", "name", "skipped"} and batch["skipped"] == []
+        assert batch["name"] == [split.records[i].name for i in batch["index"]]
         assert batch["image"].shape == (2, 3, 24, 24) and batch["image"].dtype == torch.uint8
         assert batch["image"].is_contiguous()
         assert batch["valid"].shape == (2, 1, 24, 24) and batch["valid"].dtype == torch.bool

@@ -176,12 +176,16 @@ def test_a_nan_loss_stops_with_the_setting_to_turn_and_keeps_the_last_good_state
 
     def poisoned(batch, step, progress):
         parts = forward(batch, step, progress)
+        if step == 3:
+            names.extend(split.records[i].name for i in batch["index"])
         return parts | {"loss": parts["loss"] * float("nan")} if step >= 3 else parts
 
+    names = []
     job.module.forward = poisoned
     loader = train_loader(split, batch_size=4, crop=48, long_side=(40, 60), seed=0, workers=0)
-    with pytest.raises(UserError, match=r"not finite.*--teacher.optimizer.lr"):
+    with pytest.raises(UserError, match=r"not finite at iteration 4 \(loss\).*--teacher.optimizer.lr") as error:
         fit(job, loader, tmp_path, CPU, seed=0, save_every=2)
+    assert len(names) == 4 and f"of the images {', '.join(names)};" in str(error.value)
     state = torch.load(tmp_path / "checkpoints/teacher.state.pt", weights_only=True)
     assert state["step"] == 3
     assert all(value.isfinite().all() for value in state["net"].values() if value.is_floating_point())
