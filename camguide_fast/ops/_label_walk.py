@@ -11,8 +11,9 @@ def walk_labels(
     order the same; then a superpixel walks as an image's pixel would that is one by itself."""
     segments, counts, offsets, neighbours, transition = graph
     where, nodes = segments.flatten(1).long(), counts.shape[1]  # [B, HW], N
-    unknown = labels == ignore
-    slot = torch.where(unknown, num_labels, labels).flatten(1) + where * (num_labels + 1)
+    given = labels.flatten(1).int()  # num_labels need not fit into their type
+    unknown = (given == ignore) | (given < 0) | (given >= num_labels)  # out of range: where no value is checked
+    slot = given.masked_fill(unknown, num_labels) + where * (num_labels + 1)
     found = torch.zeros((len(labels), nodes * (num_labels + 1)), dtype=torch.int32, device=labels.device)
     found.scatter_add_(1, slot, torch.ones_like(found[:, :1]).expand(slot.shape))
     share = (
@@ -24,4 +25,4 @@ def walk_labels(
         maps, alone, torch.ones_like(counts), offsets, neighbours, transition, iterations
     )
     best = walked.argmax(1)[:, 0].to(labels.dtype)  # [B, N]; of equal ones the first
-    return best.gather(1, where).view_as(labels).masked_fill(unknown, ignore)
+    return best.gather(1, where).masked_fill(unknown, ignore).view_as(labels)

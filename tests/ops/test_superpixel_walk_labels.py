@@ -84,3 +84,20 @@ def test_errors(change, message):
     arguments = dict(target=target, segments=torch.zeros(1, 8, 8, dtype=torch.int64), image=image, num_labels=4)
     with pytest.raises((ValueError, TypeError), match=message):
         ops.superpixel_random_walk(**arguments | change)
+
+
+def test_more_labels_than_their_type_has():
+    labels, segments, image = case(1, 20, 30, 5)
+    expected = ops.superpixel_random_walk(labels, segments, image, num_labels=5)
+    assert torch.equal(ops.superpixel_random_walk(labels, segments, image, num_labels=300), expected)
+
+
+def test_labels_out_of_range_count_as_unknown_where_no_value_is_checked(monkeypatch):
+    labels, segments, image = case(2, 20, 30, 5)
+    wrong = labels.int().masked_fill(labels == 3, 7)
+    wrong[0, 0, 0] = -1
+    expected = ops.superpixel_random_walk(
+        wrong.masked_fill((wrong > 4) | (wrong < 0), 255), segments, image, num_labels=5
+    )
+    monkeypatch.setattr(ops.superpixel_walk.check, "values", lambda _: False)
+    assert torch.equal(ops.superpixel_random_walk(wrong, segments, image, num_labels=5), expected)
