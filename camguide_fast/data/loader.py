@@ -103,8 +103,8 @@ class TrainLoader:
         """The batches of one epoch, beginning with number `start`, as an uninterrupted epoch would have them.
 
         A batch: image uint8 [B, 3, S, S] RGB, valid bool [B, 1, S, S] (False where the border is repeated
-        outwards), label float32 [B, K], index int64 [B] into the split, name and skipped lists of names; with masks also
-        mask uint8 [B, S, S], 255 where valid is False.
+        outwards), label float32 [B, K], index int64 [B] into the split, name and skipped lists of names; with masks
+        also mask uint8 [B, S, S], 255 where valid is False.
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise ValueError(f"expected epoch >= 0 and start in 0..{len(self)}, got epoch={epoch}, start={start}")
