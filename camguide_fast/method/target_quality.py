@@ -1,6 +1,8 @@
 """How good stage 3's own targets are, on a few training images with masks. Evaluation only: it tells at once whether
 they beat the CAMs."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,28 +15,32 @@ from .stages import RefinementStage
 from .targets import sample
 
 
+def scored_sample(split: Split, count: int) -> Split:
+    """The images that are looked at: up to `count`, evenly spaced among those with a mask."""
+    masked = [record for record in split if record.mask]
+    chosen = np.linspace(0, len(masked) - 1, min(count, len(masked))).round().astype(int)
+    return replace(split, records=tuple(masked[i] for i in chosen))
+
+
 class TargetQuality:
     """mIoU in percent of `cam`, `rw` and `crf` labels at the middle threshold, on whole images at the crop's scale
     and the maps' grid."""
 
     def __init__(self, stage: RefinementStage, split: Split, count: int, device: torch.device, amp: bool):
         self.stage, self.device, self.amp = stage, device, amp
-        with_masks = [record for record in split if record.mask]
-        self.records = [
-            with_masks[i] for i in np.linspace(0, len(with_masks) - 1, min(count, len(with_masks))).round().astype(int)
-        ]
+        self.records = scored_sample(split, count).records
         self.classes = len(split.classes)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:
-        """{"miou_cam", "miou_rw", "miou_crf"}; empty without masks."""
+        """{"miou_cam", "miou_rw", "miou_crf"}; empty without masks, or where they are void everywhere."""
         totals: dict[str, Tensor] = {}
         with evaluating(net):
             for record in self.records:
                 for name, (labels, truth) in self._labels(net, record).items():
                     counts = ops.confusion_matrix(labels, truth, self.classes + 1)
                     totals[f"miou_{name}"] = totals.get(f"miou_{name}", 0) + counts
-        return {name: _miou(counts) for name, counts in totals.items()}
+        return {name: _miou(counts) for name, counts in totals.items() if counts.any()}
 
     def _labels(self, net: CamNet, record) -> dict[str, tuple[Tensor, Tensor]]:
         photo = read_image(record.image)
