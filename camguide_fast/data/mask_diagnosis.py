@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from .mask_files import IGNORE, VOC_PALETTE
+from .mask_files import IGNORE, VOC_PALETTE, palette_of
 from .split import Record, Split
 from .voc import VOC_CLASSES
 
 EXPLAINED = 0.9  # share of the images that a reading must fit
 SHOWN = 6  # classes that are named
+SAMPLE = 20  # masks whose palettes are compared
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def diagnose(split: Split, images: list[Seen], against: list[Seen]) -> str:
     for reading in _readings(split, images):
         if all(sum(map(reading.fits, group)) >= EXPLAINED * len(group) for group in (images, against)):
             return reading.says
+    palettes = {palette for image in against[:SAMPLE] if (palette := palette_of(image.record.mask))}
+    if len(palettes) > 1:
+        return "their palettes differ, so that an encoder seems to have changed the indices; write them as grey PNG"
     return ""
 
 

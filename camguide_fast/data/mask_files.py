@@ -46,9 +46,9 @@ def read_mask(path: str | os.PathLike[str], num_classes: int, size: tuple[int, i
 def read_labels(path: str | os.PathLike[str], num_classes: int) -> np.ndarray:
     """The labels in a mask file, unsigned [H, W], whatever their values.
 
-    Palette and grey PNGs of 1, 8 or 16 bits hold the labels themselves; but where an encoder has reordered VOC's palette,
-    and in RGB(A), the label is that of the colour in VOC's palette. A DataError names the file if it does not decode,
-    or has another colour.
+    Palette and grey PNGs of 1, 8 or 16 bits hold the labels themselves; but where an encoder has reordered VOC's
+    palette, and in RGB(A), the label is that of the colour in VOC's palette. A DataError names the file if it does not
+    decode, or has another colour.
     """
     try:
         with Image.open(path) as file:
@@ -113,6 +113,15 @@ def mask_made_by(path: str | os.PathLike[str]) -> str:
             return str(file.info.get("made_by", ""))
     except BROKEN:
         return ""
+
+
+def palette_of(path: str | os.PathLike[str] | None) -> bytes:
+    """The colours of a palette image, b"" for any other."""
+    try:
+        with Image.open(path or "") as file:
+            return bytes(file.getpalette() or ()) if file.mode == "P" else b""
+    except BROKEN:
+        return b""
 
 
 def _codes(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -168,6 +168,20 @@ def test_colours_and_reordered_palettes_are_no_contradiction(tmp_path):
     assert compare_with_tags(make(tmp_path / "b", SETS, right(), write=coloured)) == []
 
 
+def test_an_encoder_reordered_palettes_that_are_not_vocs(tmp_path):
+    """Their colours have no meaning here, but they differ from image to image."""
+    own = np.array([(9, 9, 9), (200, 0, 0), (0, 200, 0), (0, 0, 200)], np.uint8)
+
+    def reordered(path, mask):
+        used = np.unique(mask)[::-1]  # the background last
+        picture = Image.fromarray((len(used) - 1 - np.searchsorted(used[::-1], mask)).astype(np.uint8))
+        picture.putpalette(own[used].tobytes())
+        picture.save(path)
+
+    said = fails(make(tmp_path, SETS * 2, right(), void=False, write=reordered))
+    assert "their palettes differ, so that an encoder seems to have changed the indices; write them as grey PNG" in said
+
+
 def test_sizes(tmp_path):
     split = make(tmp_path, SETS, right())
     Image.new("L", (16, 24)).save(split.records[1].mask)
@@ -183,7 +197,10 @@ def test_a_mask_is_turned_as_its_photograph(tmp_path):
     Image.new("RGB", (16, 24)).save(split.records[0].image, exif=exif)  # as wide as its mask once it is turned
     assert compare_with_tags(split) == []
     Image.new("RGB", (24, 16)).save(split.records[0].image, exif=exif)
-    said, hint = "the mask is 24x16, its image is 16x24 (width x height)", "which its EXIF orientation turns: turn the mask"
+    said, hint = (
+        "the mask is 24x16, its image is 16x24 (width x height)",
+        "which its EXIF orientation turns: turn the mask",
+    )
     assert fails(split) == f"{split.records[0].mask}: {said}, {hint} as well"
 
 
