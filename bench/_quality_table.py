@@ -50,7 +50,7 @@ def _scores(group: list[dict], stage: str, mode: str) -> list[float]:
     return [
         row["miou"]
         for row, scored in wanted
-        if row["threshold_mode"] == mode and row["fitted_on"] not in (scored, "default")
+        if row["threshold_mode"] == mode and row["fitted_on"] not in (scored, "default") and row["miou"] is not None
     ]
 
 

@@ -1,5 +1,6 @@
 """What the commands share: options, the device, and how they end: quietly, or with one line on stderr."""
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,8 +16,11 @@ Args = TypeVar("Args")
 def run_cli(function: Callable[[], object]) -> None:
     """Call `function`; a UserError ends as `error: ...` on stderr with exit code 2, Ctrl-C with 130.
 
-    Every other exception is a bug and keeps its traceback.
+    Every other exception is a bug and keeps its traceback. Names with characters that the output cannot encode are
+    printed with escapes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does by itself
     try:
         function()
     except UserError as error:

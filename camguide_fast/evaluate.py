@@ -18,7 +18,7 @@ from .cams.scoring import check_masks, evaluate_cams
 from .cli import option, parse, pick_device, run_cli
 from .config import Data
 from .config.checks import check_settings
-from .data import Workers, open_split
+from .data import Workers, compare_with_tags, open_split
 from .errors import UserError
 from .files import write_json
 from .models.checkpoint import load_model
@@ -50,6 +50,8 @@ class Args:
     """Keep the CAMs here, <stage>/<split>/<name>.npz, and use those of this checkpoint that are there."""
     skip_bad: bool = False
     """Leave out broken images and those without mask, counted, instead of stopping."""
+    trust_masks: bool = False
+    """Go on, with a warning, where the masks of most images contradict their tags."""
     workers: Workers = "auto"
     """Threads that read images ahead; 0 reads when asked. Does not change the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -74,6 +76,8 @@ def evaluate(args: Args) -> None:
     splits = [split] + ([fit_split] if fit_split else [])
     for each in splits:
         check_masks(each, args.skip_bad)
+        for line in compare_with_tags(each, trust=args.trust_masks, skip_bad=args.skip_bad):
+            print(line)
     before = read_rows(args.out) if args.out else []
     model, card = load_model(args.checkpoint, device)
     scales = args.scales if args.scales is not None else run_scales(args.checkpoint)

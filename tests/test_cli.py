@@ -1,5 +1,8 @@
 """How a command ends: quietly, or with one line on stderr."""
 
+import io
+import sys
+
 import pytest
 
 from camguide_fast.cli import run_cli
@@ -22,3 +25,13 @@ def test_run_cli(capsys):
         assert stop.value.code == code and capsys.readouterr().err == text
     with pytest.raises(ValueError):  # a bug keeps its traceback
         run_cli(raises(ValueError("bug")))
+
+
+@pytest.mark.parametrize(
+    "encoding, said", [("ascii", b"r\\xfcbe \\u6bd4"), ("latin-1", b"r\xfcbe \\u6bd4"), ("utf-8", "rübe 比".encode())]
+)
+def test_a_name_that_the_output_cannot_encode_is_printed_all_the_same(encoding, said, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    run_cli(lambda: print("rübe 比", end="", flush=True))
+    assert written.getvalue() == said

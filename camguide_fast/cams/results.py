@@ -3,8 +3,9 @@
 A row: {"stage", "split", "labels": "given" | "predicted", "threshold_mode": "global" | "class-wise", "thresholds": t or
 {class: t}, "fitted_on": the split on which these thresholds are best, "images": how many were scored, "miou", "iou":
 {class: value}}. IoU and mIoU are percent. The mean is over background and classes; a class that is neither in the masks
-nor predicted has the IoU null and does not enter it. Where fitted_on is the scored split itself the row is flattered,
-a class-wise one more; the others are transferred. "default" is no split: the threshold was fitted nowhere.
+nor predicted has the IoU null and does not enter it. Where masks are void everywhere the mIoU is null. Where fitted_on
+is the scored split itself the row is flattered, a class-wise one more; the others are transferred. "default" is no
+split: the threshold was fitted nowhere.
 """
 
 from pathlib import Path
@@ -62,10 +63,10 @@ def _table(split: str, labels: str, rows: list[Row], width: int) -> str:
     for i in range(len(rows), 1, -1):  # a stage is named once
         if head[i][0] == head[i - 1][0]:
             head[i] = ("", *head[i][1:])
-    columns = [["mIoU"] + [f"{row['miou']:.1f}" for row in rows]]
+    columns = [["mIoU"] + [_percent(row["miou"]) for row in rows]]
     for name in dict.fromkeys(name for row in rows for name in row["iou"]):
         values = [row["iou"].get(name) for row in rows]
-        columns.append([name] + ["-" if value is None else f"{value:.1f}" for value in values])
+        columns.append([name] + [_percent(value) for value in values])
     left = [list(column) for column in zip(*head, strict=True)]
     images = "/".join(str(n) for n in dict.fromkeys(row["images"] for row in rows))
     lines = [f"{split}, {images} images, {labels} labels: IoU in %"]
@@ -76,6 +77,10 @@ def _table(split: str, labels: str, rows: list[Row], width: int) -> str:
             block.append(columns.pop(0))
         lines += _lines(left, block) + ([""] if columns else [])
     return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _width(column: list[str]) -> int:

@@ -83,7 +83,8 @@ def evaluate_cams(
     """Rows of one stage on one split: global and class-wise, thresholds fitted on the split itself.
 
     With `fit`, CAMs and split to fit on, two more rows: thresholds fitted there and transferred. With `default` one
-    more: that threshold, which was fitted nowhere. Raises as `sweep`.
+    more: that threshold, which was fitted nowhere. Masks are taken as they are; `data.compare_with_tags` tells whether
+    they contradict the tags. Raises as `sweep`.
     """
     sources = [(split, _fitted(cam_dir, split, skip_bad))]
     if fit is not None and fit[1].name != split.name:
@@ -110,6 +111,7 @@ def make_row(
 ) -> Row:
     """A row as `results` describes it."""
     by_class = zip(("background", *split.classes), iou(confusion), strict=True)
+    mean = float(mean_iou(confusion))
     named = dict(zip(split.classes, thresholds, strict=True)) if isinstance(thresholds, tuple) else thresholds
     return {
         "stage": stage,
@@ -119,7 +121,7 @@ def make_row(
         "thresholds": named,
         "fitted_on": fitted_on,
         "images": images,
-        "miou": round(100 * float(mean_iou(confusion)), 3),
+        "miou": None if np.isnan(mean) else round(100 * mean, 3),
         "iou": {name: None if np.isnan(v) else round(100 * float(v), 3) for name, v in by_class},
     }
 

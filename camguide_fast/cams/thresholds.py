@@ -94,14 +94,17 @@ def iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
-    """Mean IoU [...] of [..., C, C] over background and classes; those with NaN are left out."""
+    """Mean IoU [...] of [..., C, C] over background and classes; those with NaN are left out. NaN: not one pixel."""
     values = iou(confusion)
     defined = ~np.isnan(values)
-    return np.where(defined, values, 0).sum(-1) / np.maximum(defined.sum(-1), 1)
+    count = defined.sum(-1)
+    return np.divide(np.where(defined, values, 0).sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def fit_global(confusions: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The threshold of the best mIoU in a sweep [T, C, C]; of equals the lowest."""
+    """The threshold of the best mIoU in a sweep [T, C, C]; of equals the lowest. Without one pixel: the default."""
+    if not confusions.any():
+        return DEFAULT_THRESHOLD
     return float(thresholds[int(mean_iou(confusions).argmax())])
 
 

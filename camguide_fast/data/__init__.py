@@ -7,8 +7,10 @@ from pathlib import Path
 from ..errors import DataError
 from .augment import train_view
 from .demo import make_demo
-from .images import IGNORE, VOC_PALETTE, mask_made_by, read_image, read_mask, write_mask
+from .images import is_turned, read_image
 from .loader import FullImages, TrainLoader, TrainSet, full_images, train_loader
+from .mask_check import compare_with_tags
+from .mask_files import IGNORE, VOC_PALETTE, mask_made_by, read_mask, write_mask
 from .split import Record, Split
 from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder, with_tags
 from .threads import Workers, loading_threads
@@ -24,7 +26,9 @@ __all__ = [
     "TrainLoader",
     "TrainSet",
     "Workers",
+    "compare_with_tags",
     "full_images",
+    "is_turned",
     "loading_threads",
     "make_demo",
     "mask_made_by",

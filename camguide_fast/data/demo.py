@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .demo_pictures import CLASSES, demo_picture
-from .images import write_mask
+from .mask_files import write_mask
 
 _VERSION = 2  # of the pictures: a set made by another version is made anew
 

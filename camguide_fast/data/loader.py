@@ -17,7 +17,8 @@ import torch
 
 from ..errors import DataError
 from .augment import View
-from .images import read_image, read_mask
+from .images import read_image
+from .mask_files import read_mask
 from .split import Record, Split
 from .threads import Workers, loading_threads, read_ahead
 

@@ -26,7 +26,7 @@ def open_voc(root: Path, name: str, *, require_tags: bool = True) -> Split:
 
     ::
 
-        ImageSets/Segmentation/<split>.txt    image names, one a line, without suffix
+        ImageSets/Segmentation/<split>.txt    image names, one a line, without suffix; they may hold spaces
         JPEGImages/<image>.jpg                or .jpeg, .png
         SegmentationClass/<image>.png         optional: masks with 0, 1..K and 255
         labels.json                           {"<image>": ["<tag>", ...], ...}
@@ -41,14 +41,15 @@ def open_voc(root: Path, name: str, *, require_tags: bool = True) -> Split:
     if not list_file.is_file():
         there = ", ".join(sorted(path.stem for path in list_file.parent.glob("*.txt"))) or "none"
         raise DataError(f"{list_file}: no such split (splits there: {there})")
-    names = [line.strip() for line in read_text(list_file).splitlines() if line.strip()]
+    images = _find_images(root / "JPEGImages")
+    lines = read_text(list_file).split("\n")  # splitlines would also split at what names may hold
+    names = [line if line in images else line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"{list_file}: the split is empty")
-    images = _find_images(root / "JPEGImages")
     classes, tags = _open_tags(root)
     records: dict[str, Record] = {}
     for image in names:
-        if Path(image).name != image or len(image.split()) > 1:
+        if Path(image).name != image or (len(image.split()) > 1 and image not in images):
             raise DataError(f"{list_file}: expected one image name a line, without folder or suffix, found {image!r}")
         if image in records:
             raise DataError(f"{list_file}: image {image!r} is listed twice")

@@ -1,6 +1,8 @@
 """How good stage 3's own maps and targets are, on a few training images. Evaluation only: it tells at once whether the
 targets beat the CAMs, and without masks whether they agree with them and whether the maps grow."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,13 @@ from .stages import RefinementStage
 from .targets import sample
 
 
+def scored_sample(split: Split, count: int) -> Split:
+    """The images that are looked at: up to `count`, evenly spaced among those with a mask, of all if none has one."""
+    pool = [record for record in split if record.mask] or list(split)
+    chosen = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
+    return replace(split, records=tuple(pool[i] for i in chosen))
+
+
 class TargetQuality:
     """On whole images at the crop's scale and the maps' grid, labels at the middle threshold; in percent.
 
@@ -22,8 +31,7 @@ class TargetQuality:
 
     def __init__(self, stage: RefinementStage, split: Split, count: int, device: torch.device, amp: bool):
         self.stage, self.device, self.amp = stage, device, amp
-        pool = [record for record in split if record.mask] or list(split)
-        self.records = [pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)]
+        self.records = scored_sample(split, count).records
         self.classes = len(split.classes)
 
     @torch.no_grad()
@@ -42,7 +50,7 @@ class TargetQuality:
                         add(f"miou_{name}", labels, truth)
                     add(f"agree_{name}", labels, made["cam"])
         cam = totals.pop("agree_cam").double()  # with itself
-        measured = {name: _miou(counts) for name, counts in totals.items()}
+        measured = {name: _miou(counts) for name, counts in totals.items() if counts.any()}  # masks may be void
         return measured | {"foreground": 100 * (1 - cam[0].sum() / cam.sum()).item()}
 
     def _labels(self, net: CamNet, record: Record) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -43,6 +43,8 @@ class Args:
     """Continue the run in --out with the settings it was started with."""
     skip_bad: bool = False
     """Leave broken images out, counted and reported, instead of stopping."""
+    trust_masks: bool = False
+    """Go on, with a warning, where the masks of most images contradict their tags."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_every: int = 100
     """Iterations between two saved states, besides the end of each epoch."""
@@ -115,7 +117,7 @@ def _resolved(args: Args) -> Args:
 
 def _check_same(saved: Args, args: Args, path: Path) -> None:
     """A resumed run may change where and how it runs, never what it computes."""
-    free = ("resume", "out", "device", "save_every", "stages", "skip_bad", "config.data.workers")
+    free = ("resume", "out", "device", "save_every", "stages", "skip_bad", "trust_masks", "config.data.workers")
     before, now = ({k: v for k, v in _flat(to_dict(a)).items() if k not in free} for a in (saved, args))
     changed = [f"{key} (was {before[key]}, now {now[key]})" for key in before if before[key] != now[key]]
     if changed:

@@ -16,7 +16,7 @@ from ..cams.masks import save_mask
 from ..cams.pseudo_labels import final_labels
 from ..cams.thresholds import label_map
 from ..config import Config, from_dict
-from ..data import IGNORE, VOC_CLASSES, Split, open_split, read_image, read_mask
+from ..data import IGNORE, VOC_CLASSES, Split, is_turned, open_split, read_image, read_mask
 from ..errors import DataError, UserError
 from ..files import read_json, write_atomic
 from ..pictures.overlays import jpeg
@@ -48,7 +48,7 @@ def find_made(run: Path, split: str, stage: str) -> Made:
 def export_irn(made: Made, out: Path) -> None:
     """CAMs as `cams.irn_files` describes them, and classes.txt."""
     count = export_cams(made.cams, made.split, out)
-    (out / "classes.txt").write_text("\n".join(made.split.classes) + "\n")
+    write_atomic(out / "classes.txt", ("\n".join(made.split.classes) + "\n").encode())
     print(f"CAMs of {count} images are in {out}")
 
 
@@ -61,8 +61,9 @@ def export_voc(made: Made, out: Path, void: tuple[float, float] | None = None) -
         raise DataError(f"{split.root}: two images have the same name once their folders are taken off")
     labels = _agreed(made, void) if void else _masks(made)
     for (record, name), mask in zip(zip(split, names, strict=True), labels, strict=True):
-        is_jpeg = record.image.suffix.lower() in (".jpg", ".jpeg")  # loaders of VOC trees look for .jpg alone
-        picture = record.image.read_bytes() if is_jpeg else jpeg(read_image(record.image), quality=95)
+        # Loaders of VOC trees look for .jpg alone, and do not turn it as its EXIF orientation says.
+        as_it_is = record.image.suffix.lower() in (".jpg", ".jpeg") and not is_turned(record.image)
+        picture = record.image.read_bytes() if as_it_is else jpeg(read_image(record.image), quality=95)
         write_atomic(out / "JPEGImages" / f"{name}.jpg", picture)
         save_mask(out / "SegmentationClassPseudo" / f"{name}.png", mask)
     listed = out / "ImageSets/Segmentation" / f"{split.name.replace(':', '_')}.txt"

@@ -143,8 +143,9 @@ def _kind(row: Row) -> str:
 
 
 def _cited(rows: list[Row]) -> str:
-    own = [row["miou"] for row in _rows_of("val", rows) if row["stage"] == "final" and _kind(row) == "fitted"]
-    test = [row["miou"] for row in _rows_of("test", rows) if row["stage"] == "final"]
+    final = {split: [r for r in _rows_of(split, rows) if r["stage"] == "final"] for split in ("val", "test")}
+    own = [row["miou"] for row in final["val"] if _kind(row) == "fitted" and row["miou"] is not None]
+    test = [row["miou"] for row in final["test"] if row["miou"] is not None]
     body = [(*names, _number(val), _number(on_test)) for *names, val, on_test in CITED]
     body.append(("this run", "", _number(max(own, default=None)), _number(max(test, default=None))))
     return "Table VII: methods the paper cites\n" + _columns(("method", "backbone", "val", "test"), body)

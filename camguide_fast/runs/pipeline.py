@@ -6,6 +6,7 @@ cams/, masks/, thresholds.json, results.json, metrics.jsonl, report.html.
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..data import Split, TrainLoader, make_demo, open_split, train_loader
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
-from ..method.target_quality import TargetQuality
+from ..method.target_quality import TargetQuality, scored_sample
 from ..models import AffinityNet, CamGuideNet, CamNet, build_trunk
 from ..models.checkpoint import ModelCard, load_model, save_model
 from ..models.weights import WeightReport, load_weights
@@ -77,6 +78,9 @@ def run(args: Args, where: Where) -> None:
     current = Run(args, where)
     with where.apart():
         if where.first:
+            strange = current.compare_masks(names)
+            if not (args.resume and holds_a_run(out)):  # where it was said already
+                print(*strange, sep="\n", end="\n" if strange else "")
             write_json(out / "config.json", to_dict(args))
     if where.first:
         announce(args, current.split, where.device)
@@ -101,6 +105,12 @@ class Run:
 
     def checkpoint(self, name: str) -> Path:
         return self.scores.checkpoint(name)
+
+    def compare_masks(self, stages: Sequence[str]) -> list[str]:
+        """What is strange about the masks that these stages are scored by. Raises DataError as `compare_with_tags`."""
+        targets = scored_sample(self.split, self.config.inference.target_sample)
+        more = [targets] if "stage3" in stages and targets.records else []
+        return self.scores.compare_with_tags(self.args.trust_masks, more)
 
     def stage(self, name: str) -> None:
         """Trains a stage unless its checkpoint is there, then makes and scores its CAMs unless its rows are there."""

@@ -130,21 +130,24 @@ def _score_table(split: str, labels: str, rows: list[Row]) -> str:
     best: dict[tuple[str, str], float] = {}
     for row in rows:
         kind = row["threshold_mode"], row["fitted_on"]
-        best[kind] = max(best.get(kind, 0.0), row["miou"])
+        best[kind] = max(best.get(kind, 0.0), row["miou"] or 0.0)
     body = []
     for i, row in enumerate(rows):
         stage = row["stage"] if i == 0 or rows[i - 1]["stage"] != row["stage"] else ""
         marked = " best" if row["miou"] == best[row["threshold_mode"], row["fitted_on"]] else ""
         cells = [f"<td>{escape(text)}</td>" for text in (stage, describe_mode(row), describe_fit(row))]
-        cells.append(f'<td class="n{marked}">{row["miou"]:.1f}</td>')
-        values = [row["iou"].get(name) for name in classes]
-        cells += [f'<td class="n">{"&ndash;" if value is None else format(value, ".1f")}</td>' for value in values]
+        cells.append(f'<td class="n{marked}">{_percent(row["miou"])}</td>')
+        cells += [f'<td class="n">{_percent(row["iou"].get(name))}</td>' for name in classes]
         body.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in ("stage", "threshold", "fit"))
     head += "".join(f'<th class="n">{escape(name)}</th>' for name in ("mIoU", *classes))
     images = f", {rows[0]['images']} images" if "images" in rows[0] else ""
     title = f"<p><b>{escape(split)}</b>{images}, {escape(labels)} labels</p>"
     return f'<div class="card">{title}<table><tr>{head}</tr>{"".join(body)}</table></div>'
+
+
+def _percent(value: float | None) -> str:
+    return "&ndash;" if value is None else f"{value:.1f}"
 
 
 def _training(path: Path) -> str:

@@ -14,7 +14,7 @@ from ..cams.scoring import Thresholds, check_masks, evaluate_cams, make_row, sco
 from ..cams.thresholds import DEFAULT_THRESHOLD
 from ..config import Config
 from ..config.precision import enabled
-from ..data import Record, Split, open_split, read_image
+from ..data import Record, Split, compare_with_tags, open_split, read_image
 from ..files import read_json, write_json
 from ..method.targets import refine_labels
 from ..models.checkpoint import load_model
@@ -34,6 +34,13 @@ class RunScores:
         self.fit_split = open_split(data, inference.fit_split) if inference.fit_split else None
         for scored in [*self.scored, *self._fit_splits]:
             check_masks(scored, skip_bad)
+
+    def compare_with_tags(self, trust: bool, more: Sequence[Split] = ()) -> list[str]:
+        """What is strange about the masks that are scored or that thresholds are fitted on, and those of `more` splits;
+        see `mask_check`."""
+        splits = {split.name: split for split in [*more, *self.scored, *self._fit_splits]}  # of one name the larger
+        compared = (compare_with_tags(s, trust=trust, skip_bad=self.skip_bad) for s in splits.values())
+        return [line for lines in compared for line in lines]
 
     @property
     def results(self) -> Path:

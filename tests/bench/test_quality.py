@@ -188,6 +188,9 @@ def test_what_cannot_run_is_said_in_one_line(asked, said, tmp_path):
 
 
 def test_table():
+    def void(rows):
+        return [row | {"miou": None} for row in rows]
+
     def line(seed, miou):
         row = {"stage": "stage3", "threshold_mode": "global", "miou": miou}
         rows = [row | {"fitted_on": "train:4"}, row | {"fitted_on": "val", "miou": 99.0}]
@@ -205,6 +208,7 @@ def test_table():
             "minutes": {"stage3": 2.0},
         }
 
+    assert "| 50.0 / 51.0 |" in markdown([line(0, 50.0), line(1, 0.0) | {"rows": void(line(1, 0.0)["rows"])}])
     title, *tables = markdown([line(0, 50.0), line(1, 52.0)]).split("\n\n")
     scores, targets = (table.splitlines()[-1] for table in tables)
     assert title == "set, --preset small"

@@ -49,6 +49,11 @@ def test_table():
     ]
 
 
+def test_no_score_is_a_dash():
+    rows = [row(miou=None) | {"iou": dict.fromkeys(("background", *CLASSES))}]
+    assert format_table(rows).splitlines()[-1].split() == ["stage1", "global", "0.20", "fitted", *"-" * 5]
+
+
 def test_wide_table_breaks_between_classes():
     classes = tuple(f"class{i:02}" for i in range(20))
     text = format_table([row(classes=classes), row("stage2", classes=classes)], width=80)

@@ -12,7 +12,7 @@ from support.cams import CLASSES
 
 from camguide_fast import ops
 from camguide_fast.cams import evaluate_cams, format_table, score, sweep
-from camguide_fast.cams.thresholds import THRESHOLDS, iou, label_map
+from camguide_fast.cams.thresholds import DEFAULT_THRESHOLD, THRESHOLDS, iou, label_map
 from camguide_fast.data import Record, Split, write_mask
 from camguide_fast.errors import DataError
 
@@ -141,3 +141,17 @@ def test_refine_has_the_last_word(tmp_path):
     refine = lambda record, labels: seen.append(record.name) or np.zeros_like(labels)  # noqa: E731
     (confusion,), images = score(cams, split, [0.3], refine=refine)
     assert seen == ["0", "1"] and images == 2 and confusion[:, 1:].sum() == 0
+
+
+def test_masks_that_are_void_everywhere_have_no_score(tmp_path):
+    cams, split = make_split(tmp_path / "a", "val", 3, 10)
+    for record in split:
+        write_mask(record.mask, np.full((24, 25), 255, np.uint8))
+    rows = evaluate_cams(cams, split, "s", "given", default=0.35)
+    assert [(row["miou"], set(row["iou"].values())) for row in rows] == [(None, {None})] * 3
+    assert rows[0]["thresholds"] == DEFAULT_THRESHOLD  # and not the first of the sweep
+    assert rows[1]["thresholds"] == dict.fromkeys(CLASSES, DEFAULT_THRESHOLD)
+    json.dumps(rows, allow_nan=False)
+    assert "0.0" not in format_table(rows)
+    write_mask(split.records[1].mask, np.zeros((24, 25), np.uint8))  # one pixel suffices
+    assert evaluate_cams(cams, split, "s", "given")[0]["miou"] is not None

@@ -1,6 +1,7 @@
 """The command `evaluate`: a checkpoint scored on a split."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.cams import CLASSES
 from camguide_fast import evaluate as evaluate_module
 from camguide_fast.cams import evaluate_cams
 from camguide_fast.data import open_split, write_mask
-from camguide_fast.errors import UserError
+from camguide_fast.errors import DataError, UserError
 from camguide_fast.evaluate import Args, evaluate
 from camguide_fast.models.checkpoint import ModelCard, save_model
 
@@ -99,3 +100,28 @@ def test_class_count_must_fit(data, checkpoint, tmp_path):
     save_model(other, card.build(), card)
     with pytest.raises(UserError, match=r"has 3 classes \(cat, dog, cow\), the checkpoint 2 \(cat, dog\)"):
         evaluate(Args(other, data, scales=(1.0,), device="cpu"))
+
+
+def test_masks_that_contradict_the_tags(data, checkpoint, tmp_path, capsys):
+    """In `data` every mask shows cat and dog, which are the tags."""
+    args = Args(checkpoint, data, scales=(1.0,), device="cpu", cams=tmp_path / "cams")
+    evaluate(args)
+    assert "warning" not in capsys.readouterr().out
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    (other / "tags.csv").write_text((data / "tags.csv").read_text().replace("cat;dog", "cow"))
+    with pytest.raises(DataError, match=r"in 2 of 2 images of split 'val' the mask contradicts .*--trust-masks"):
+        evaluate(replace(args, data=other))
+    evaluate(replace(args, data=other, trust_masks=True, cams=None))
+    said = capsys.readouterr().out
+    assert said.startswith(f"warning: {other}: in 2 of 2 images of split 'val'") and "mIoU" in said
+    with pytest.raises(DataError, match=r"in 2 of 2 images of split 'train' the mask"):  # where thresholds are fitted
+        evaluate(replace(args, data=mixed(data, tmp_path / "mixed"), fit_split="train"))
+    evaluate(replace(args, data=other, labels="predicted", cams=None, trust_masks=True))  # known tags are compared too
+
+
+def mixed(data: Path, root: Path) -> Path:
+    shutil.copytree(data, root)
+    lines = (data / "tags.csv").read_text().splitlines()
+    (root / "tags.csv").write_text("\n".join(line.replace("cat;dog,train", "cow,train") for line in lines))
+    return root

@@ -1,5 +1,8 @@
 """What a run made, in the layouts that others read."""
 
+import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from PIL import Image
 from camguide_fast.cams.cam_files import ImageCams, save_cam
 from camguide_fast.cams.thresholds import label_map
 from camguide_fast.config import Config, Crf, Walk, to_dict
-from camguide_fast.data import VOC_CLASSES, make_demo, open_split, read_mask, write_mask
+from camguide_fast.data import VOC_CLASSES, make_demo, open_split, read_image, read_mask, write_mask
 from camguide_fast.errors import DataError, UserError
 from camguide_fast.export import Args, export
 from camguide_fast.files import write_json
@@ -98,3 +101,69 @@ def test_server(run, tmp_path):
 def test_refuses(run, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         export(replace(Args("voc", run, tmp_path / "out"), **change))
+
+
+def tagged_run(root: Path, pictures: dict[str, tuple[Image.Image, dict]], mask) -> Path:
+    """A run on pictures {name: (picture, how it is saved)}, all tagged with a kitten; `mask(record)`: its masks."""
+    data, run = root / "data", root / "run"
+    data.mkdir()
+    for name, (picture, settings) in pictures.items():
+        picture.save(data / name, **settings)
+    (data / "tags.csv").write_text("image,tags\n" + "".join(f"{name},kätzchen\n" for name in pictures), "utf-8")
+    write_json(run / "config.json", {"data": str(data), "config": to_dict(Config())})
+    (run / "masks/final/train").mkdir(parents=True)
+    for record in open_split(data, "train"):
+        write_mask(run / f"masks/final/train/{record.name}.png", mask(record))
+    return run
+
+
+def test_photographs_are_exported_upright(tmp_path):
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:8, :48] = 255
+    pictures = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        pictures[f"{orientation}.jpg"] = Image.fromarray(pixels), {"exif": exif}
+    run = tagged_run(tmp_path, pictures, lambda record: (read_image(record.image)[..., 0] > 128).astype(np.uint8))
+    export(Args("voc", run, tmp_path / "out"))
+    for name in pictures:
+        with Image.open(tmp_path / "out/JPEGImages" / name) as file:
+            assert file.getexif().get(0x0112, 1) == 1
+            photo = np.array(file)[..., 0] > 128  # as a reader sees it that knows nothing of EXIF
+        mask = read_mask(tmp_path / f"out/SegmentationClassPseudo/{name[0]}.png", 1, photo.shape)
+        assert (photo == mask).mean() > 0.97
+    plain = tmp_path / "out/JPEGImages/1.jpg"
+    assert plain.read_bytes() == (tmp_path / "data/1.jpg").read_bytes()  # nothing is compressed twice without need
+
+
+def test_names_with_spaces_come_back(tmp_path):
+    names = ("IMG 0001", "rübe 比", "line\u2028separator")
+    pictures = {f"{name}.jpg": (Image.new("RGB", (60, 40)), {}) for name in names}
+    run = tagged_run(tmp_path, pictures, lambda _: np.ones((40, 60), np.uint8))
+    export(Args("voc", run, tmp_path / "out"))
+    split = open_split(tmp_path / "out", "train", require_tags=False)
+    assert [record.name for record in split] == list(names)
+    assert (tmp_path / "out/classes.txt").read_text("utf-8") == "kätzchen\n"
+
+
+def test_class_names_are_utf8_in_any_locale(tmp_path):
+    run = tagged_run(tmp_path, {"a.jpg": (Image.new("RGB", (8, 8)), {})}, lambda _: np.ones((8, 8), np.uint8))
+    save_cam(
+        run / "cams/walk/train/a.npz", ImageCams("", torch.zeros(0), np.array([0]), np.ones((1, 8, 8), np.float16)), ""
+    )
+    command = [
+        sys.executable,
+        "-X",
+        "utf8=0",
+        "-m",
+        "camguide_fast.export",
+        "irn",
+        "--run",
+        run,
+        "--out",
+        tmp_path / "out",
+    ]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(list(map(str, command)), check=True, env=environment)
+    assert (tmp_path / "out/classes.txt").read_text("utf-8") == "kätzchen\n"

@@ -102,6 +102,13 @@ def test_whole_page(run):
     assert not re.search(r"https?://(?!www\.w3\.org)", path.read_text().replace("\n", " "))
 
 
+def test_no_score_is_a_dash_and_never_the_best(run):
+    row = make_row("teacher", None) | {"iou": {"background": None}}
+    (run / "results.json").write_text(json.dumps([row]))
+    page = write_report(run).read_text()
+    assert page.count('<td class="n">&ndash;</td>') == 2 and 'class="n best"' not in page
+
+
 def test_columns_come_in_the_order_of_training(run):
     text = Page(write_report(run)).text
     columns = ["photograph", "truth", "teacher", "stage1", "aaa"]

@@ -276,3 +276,48 @@ def test_two_processes_share_a_run(demo, tmp_path):
     assert len(list((tmp_path / "run/masks/final/val").glob("*.png"))) == 4
     rows = json.loads((tmp_path / "run/results.json").read_text())
     assert len(rows) == 18 and {row["images"] for row in rows} == {4}  # each rank's share of the final ones counts
+
+
+@pytest.fixture
+def renamed(demo, tmp_path):
+    """The demo set with the classes of its masks in another order than classes.txt has."""
+    data = tmp_path / "set"
+    shutil.copytree(demo, data)
+    (data / "classes.txt").write_text("\n".join(reversed((data / "classes.txt").read_text().split())))
+    return data
+
+
+def test_masks_that_contradict_the_tags_stop_a_run_before_it_begins(renamed, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    arguments = ["--data", renamed, "--out", out, *TINY, "--stages", "baseline"]
+    assert call(monkeypatch, *arguments) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "images of split 'val' the mask contradicts the tags" in error and "--trust-masks" in error
+    assert not out.exists()
+    assert call(monkeypatch, *arguments, "--trust-masks") == 0
+    assert sum(line.startswith("warning: ") for line in capsys.readouterr().out.splitlines()) == 2  # val and train:4
+    assert json.loads((out / "config.json").read_text())["trust_masks"] is True
+    assert call(monkeypatch, "--out", out, "--resume") == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_masks_that_stage_3_looks_at_are_compared_too(renamed, tmp_path, monkeypatch, capsys):
+    """Two of the training images tell how good its targets are; here nothing else is scored."""
+    arguments = ["--data", renamed, "--out", tmp_path / "run", *TINY, "--inference.fit-split", ""]
+    for image in (renamed / "SegmentationClass").glob("demo_val*"):
+        image.unlink()
+    assert call(monkeypatch, *arguments) == 2
+    assert "2 of 2 images of split 'train' the mask contradicts" in capsys.readouterr().err
+    assert call(monkeypatch, *arguments, "--stages", "baseline") == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_run_can_be_told_later_to_trust_its_masks(renamed, demo, tmp_path, monkeypatch, capsys):
+    out, names = tmp_path / "run", (renamed / "classes.txt").read_text()
+    (renamed / "classes.txt").write_text((demo / "classes.txt").read_text())
+    assert call(monkeypatch, "--data", renamed, "--out", out, *TINY, "--stages", "baseline") == 0
+    tags = json.loads((demo / "labels.json").read_text())
+    (renamed / "labels.json").write_text(json.dumps({name: [names.split()[0]] for name in tags}))
+    assert call(monkeypatch, "--out", out, "--resume") == 2
+    assert "contradicts the tags" in capsys.readouterr().err
+    assert call(monkeypatch, "--out", out, "--resume", "--trust-masks") == 0

@@ -1,13 +1,13 @@
-"""Images, masks and the random view."""
+"""Images and the random view."""
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from camguide_fast.data import VOC_PALETTE, mask_made_by, read_image, read_mask, train_view, write_mask
-from camguide_fast.data import images as images_module
+from camguide_fast.data import is_turned, read_image, train_view, write_mask
 from camguide_fast.data.augment import View, resize_long_side
+from camguide_fast.data.images import image_size
 from camguide_fast.errors import DataError, UserError
 
 
@@ -42,6 +42,20 @@ def test_exif_orientation_is_applied(tmp_path, pixels):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_size_and_turn_are_read_from_the_head(tmp_path, pixels, suffix, orientation):
+    exif, path = Image.Exif(), tmp_path / f"a.{suffix}"
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    assert image_size(path) == read_image(path).shape[:2]
+    assert is_turned(path) == (2 <= orientation <= 8)
+    path.write_bytes(b"nothing")
+    for read in (image_size, is_turned):
+        with pytest.raises(DataError, match="not a readable image"):
+            read(path)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.7, 0.97])
 def test_truncated_image(tmp_path, pixels, suffix, kept):
@@ -59,64 +73,6 @@ def test_no_image_at_all(tmp_path):
         with pytest.raises(DataError, match="not a readable image"):
             read_image(tmp_path / name)
     assert issubclass(DataError, UserError) and issubclass(UserError, ValueError)
-
-
-def test_palette_is_vocs():
-    assert VOC_PALETTE[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
-    assert VOC_PALETTE[[15, 20, 255]].tolist() == [[192, 128, 128], [0, 64, 128], [224, 224, 192]]
-    assert len({tuple(colour) for colour in VOC_PALETTE.tolist()}) == 256
-
-
-def test_mask_round_trip(tmp_path):
-    labels = np.array([[0, 1, 2], [5, 255, 0]], np.int64)
-    path = tmp_path / "m.png"
-    write_mask(path, labels)
-    assert Image.open(path).mode == "P"
-    np.testing.assert_array_equal(read_mask(path, 5, (2, 3)), labels)
-    Image.open(path).convert("RGB").save(path)
-    np.testing.assert_array_equal(read_mask(path, 5, (2, 3)), labels)
-    Image.fromarray(labels.astype(np.uint8)).save(path)
-    result = read_mask(path, 5)
-    np.testing.assert_array_equal(result, labels)
-    assert result.dtype == np.uint8
-    assert [p.name for p in tmp_path.iterdir()] == ["m.png"]
-
-
-def test_mask_errors(tmp_path):
-    path = tmp_path / "m.png"
-    write_mask(path, np.array([[0, 3]]))
-    with pytest.raises(DataError, match=r"m.png: label 3 in the mask, expected 0 to 2 or 255"):
-        read_mask(path, 2)
-    with pytest.raises(DataError, match=r"m.png: the mask is 2x1, its image is 6x5"):
-        read_mask(path, 3, (5, 6))
-    Image.new("RGB", (2, 2), (1, 2, 3)).save(path)
-    with pytest.raises(DataError, match=r"colour \(1, 2, 3\) is not of the VOC palette"):
-        read_mask(path, 3)
-    Image.new("RGB", (2, 2), (255, 255, 255)).save(path)  # beyond the largest colour of the palette
-    with pytest.raises(DataError, match=r"colour \(255, 255, 255\)"):
-        read_mask(path, 3)
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match="not a readable mask"):
-        read_mask(path, 3)
-
-
-def test_write_mask_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
-    path = tmp_path / "m.png"
-    write_mask(path, np.array([[1]]))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(images_module.os, "replace", full)
-    with pytest.raises(DataError, match=r"m.png: cannot be written \(No space left on device\)"):
-        write_mask(path, np.array([[2]]))
-    assert read_mask(path, 2).tolist() == [[1]] and len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("labels", [np.zeros((2, 2)), np.zeros(4, int), np.array([[256]]), np.array([[-1]])])
-def test_write_mask_refuses(tmp_path, labels):
-    with pytest.raises(ValueError, match="integers in 0..255"):
-        write_mask(tmp_path / "m.png", labels)
 
 
 def test_resize_keeps_the_aspect(pixels):
@@ -193,12 +149,3 @@ def test_masks_go_where_their_image_goes(long_side, crop):
         sharp = valid & ((pixels[..., 0] < 20) | (pixels[..., 0] > 180))  # resizing blurs borders
         assert np.array_equal(labels[sharp], (pixels[..., 0] > 100)[sharp].astype(np.uint8))
         assert sharp.sum() > 0.7 * valid.sum()
-
-
-def test_a_mask_says_what_it_is_made_from(tmp_path):
-    write_mask(tmp_path / "a.png", np.zeros((3, 4), np.uint8), "these settings")
-    write_mask(tmp_path / "b.png", np.zeros((3, 4), np.uint8))
-    assert mask_made_by(tmp_path / "a.png") == "these settings"
-    assert mask_made_by(tmp_path / "b.png") == mask_made_by(tmp_path / "none.png") == ""
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
-    assert mask_made_by(tmp_path / "a.png") == ""

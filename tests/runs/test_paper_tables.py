@@ -11,7 +11,7 @@ from camguide_fast.config import to_dict
 from camguide_fast.config.presets import default
 from camguide_fast.errors import UserError
 from camguide_fast.evaluate import Args, evaluate
-from camguide_fast.files import write_json
+from camguide_fast.files import read_json, write_json
 from camguide_fast.models.checkpoint import ModelCard, save_model
 from camguide_fast.runs.paper_tables import paper_tables
 
@@ -66,6 +66,9 @@ def test_paper_tables(tmp_path, capsys):
     )
     assert train[-3:] == ["16.00", "16.10", "16.20"]
     assert val[-3:] == ["17.00", "17.10", "17.20"]  # without a figure of the paper's
+    void = [row | {"miou": None} for row in read_json(run / "results.json")]
+    write_json(run / "results.json", void)
+    assert paper_tables(run).split("\n\n")[2].splitlines()[-1].split() == ["this", "run", "-", "-"]
     with pytest.raises(UserError, match="config.json"):
         paper_tables(tmp_path / "nowhere")
     with pytest.raises(UserError, match="expected both, or --table"):
