@@ -113,6 +113,21 @@ def test_a_few_contradictions_are_a_warning_without_a_guess(tmp_path):
     assert "no other reading of the masks explains it" in line and "--trust-masks" not in line
 
 
+def test_an_order_that_explains_the_few_and_not_the_many_is_no_guess(tmp_path):
+    named = ("dog", "cat", "cow")
+    split = make(tmp_path, [("cat",), ("cow",), ("dog",)] * 6, right(named), classes=named)
+    for record, label in zip(split, (1, 2, 3), strict=False):  # by the alphabet
+        Image.fromarray(np.full((16, 24), label, np.uint8)).save(record.mask)
+    (line,) = compare_with_tags(split)
+    assert "in 3 of 18 images" in line and "no other reading of the masks explains it" in line
+
+
+def test_a_tag_that_nearly_all_images_have_does_not_mislead(tmp_path):
+    split = make(tmp_path, [("dog",)] * 6 + [("cat", "cow")] * 5, {"dog": 1, "cat": 2, "cow": 3})
+    everywhere = replace(split, records=tuple(replace(r, tags=tuple({*r.tags, 1})) for r in split))
+    assert "in another order (1 dog, 2 cat, 3 cow), where" in fails(everywhere)
+
+
 def test_a_tag_without_a_pixel_is_weak_evidence(tmp_path):
     split = make(tmp_path, SETS * 2, right())
     with_two = replace(split, records=tuple(replace(r, tags=(0, 1, 2)) if r.tags else r for r in split))
