@@ -75,7 +75,7 @@ def evaluate(args: Args) -> None:
         fit_split = open_split(args.data, args.fit_split, require_tags=args.labels == "given")
     splits = [split] + ([fit_split] if fit_split else [])
     for each in splits:
-        check_masks(each, args.skip_bad)
+        check_masks(each)
         for line in compare_with_tags(each, trust=args.trust_masks, skip_bad=args.skip_bad):
             print(line)
     before = read_rows(args.out) if args.out else []

@@ -23,7 +23,7 @@ from .cams.thresholds import DEFAULT_THRESHOLD
 from .cli import option, parse, pick_device, run_cli
 from .config import Data, Inference, Walk
 from .config.checks import check_settings
-from .data import Split, Workers, find_tag_file, open_images, with_tags
+from .data import Split, Workers, find_tag_file, left_out, open_images, with_tags
 from .errors import UserError
 from .files import read_json
 from .models import AffinityNet
@@ -102,6 +102,8 @@ def infer(args: Args) -> None:
         raise UserError(f"{_affinity(args)}: its classes ({', '.join(affinity[1].classes)}) are not the checkpoint's")
     thresholds, chosen = _thresholds(args, card)
     split = open_images(args.images, card.classes)
+    if others := left_out(args.images, f"{args.images}: {len(split)} images; left out: "):
+        print(others)
     if args.out.resolve() == args.images.resolve():
         raise UserError(f"{args.out}: is the folder of the images; masks of PNG images would replace them")
     labels: Labels = args.labels or ("given" if args.tags else "predicted")

@@ -126,13 +126,10 @@ def make_row(
     }
 
 
-def check_masks(split: Split, skip_bad: bool = False) -> None:
-    """A DataError if the split, or with `skip_bad` off one of its images, has no mask."""
+def check_masks(split: Split) -> None:
+    """A DataError if the split has no masks. Those of some images are enough: the others are not scored."""
     if not any(record.mask for record in split):
         raise DataError(f"{split.root}: split {split.name!r} has no masks to score against")
-    for record in split:
-        if record.mask is None and not skip_bad:
-            raise DataError(f"{record.image}: this image of split {split.name!r} has no mask to score against")
 
 
 def _fitted(cam_dir: Path, split: Split, skip_bad: bool) -> dict[str, Thresholds]:
@@ -142,7 +139,7 @@ def _fitted(cam_dir: Path, split: Split, skip_bad: bool) -> dict[str, Thresholds
 
 def _images(cam_dir: Path, split: Split, skip_bad: bool) -> Iterator[tuple[Record, np.ndarray, np.ndarray, np.ndarray]]:
     """Record, keys, cam and mask of each image."""
-    check_masks(split, skip_bad)
+    check_masks(split)
     found = False
     for record in split:
         if record.mask is None:

@@ -12,7 +12,7 @@ from .loader import FullImages, TrainLoader, TrainSet, full_images, train_loader
 from .mask_check import compare_with_tags
 from .mask_files import IGNORE, VOC_PALETTE, mask_made_by, read_mask, write_mask
 from .split import Record, Split
-from .tagged_folder import TAG_FILES, find_tag_file, open_images, open_tagged_folder, with_tags
+from .tagged_folder import TAG_FILES, find_tag_file, left_out, open_images, open_tagged_folder, with_tags
 from .threads import Workers, loading_threads
 from .voc import VOC_CLASSES, is_voc, open_voc
 
@@ -32,6 +32,7 @@ __all__ = [
     "loading_threads",
     "make_demo",
     "mask_made_by",
+    "left_out",
     "open_images",
     "open_split",
     "read_image",

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from ..errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _ORIENTATION = 0x0112  # of EXIF; 2 to 8: mirrored or turned, from 5 on with width and height exchanged
 
 # Everything Pillow's decoders raise on damaged input.

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 
+SEPARATORS = (",", "|", "/", "\t", ";")
 MAX_CLASSES = 254  # masks are uint8: 0 is the background, 255 is ignored
 
 
+def nfc(text: str) -> str:
+    """One form of what looks alike: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file; a byte order mark, which spreadsheets like to write, is dropped."""
+    """The UTF-8 text of a file, in NFC; a byte order mark, which spreadsheets like to write, is dropped."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return nfc(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -37,6 +44,27 @@ def check_classes(names: Iterable[str], source: Path) -> tuple[str, ...]:
         raise DataError(f"{source}: 'background' is not a tag; it is always class 0 and must not be listed")
     if not 1 <= len(names) <= MAX_CLASSES:
         raise DataError(f"{source}: {len(names)} classes, expected 1 to {MAX_CLASSES}")
+    return names
+
+
+def classes_of_tags(tags: Iterable[str], source: Path) -> tuple[str, ...]:
+    """The classes that no file lists: the tags, sorted. What is rather several tags, or one written in two ways, is a
+    DataError."""
+    names = check_classes(sorted(set(tags)), source)
+    alike: dict[str, str] = {}
+    for name in names:
+        for separator in SEPARATORS:
+            if separator in name:
+                raise DataError(
+                    f"{source}: the tag {name!r} holds {separator!r}, which separates no tags here (in a CSV ';' does,"
+                    " JSON has lists); if it is one class, list it in a classes.txt"
+                )
+        other = alike.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(
+                f"{source}: the tags {other!r} and {name!r} differ in case alone; write them alike, or list both in a"
+                " classes.txt"
+            )
     return names
 
 
@@ -66,7 +94,7 @@ def read_name_lists(path: Path) -> dict[str, list[str]]:
     for key, value in content.items():
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise DataError(f"{path}: the value of {key!r} must be a list of strings, found {value!r:.60}")
-    return content
+    return {nfc(key): [nfc(item) for item in value] for key, value in content.items()}  # escapes hide the form
 
 
 def tag_indices(tags: Iterable[str], classes: tuple[str, ...], source: Path, image: str) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ def compare_with_tags(split: Split, *, trust: bool = False, skip_bad: bool = Fal
     if report.is_most and not trust:
         raise DataError(f"{lines[0]}; --trust-masks goes on with them as they are")
     lines = [f"warning: {line}" for line in lines]
+    if 0 < len(masked) < len(split.records):
+        lines.insert(0, f"{split.name}: {len(masked)} of {len(split.records)} images have a mask; these are scored")
     if len(chosen) < len(masked):
         lines.insert(0, f"{split.name}: the masks of {len(chosen)} of {len(masked)} images were compared with the tags")
     return lines

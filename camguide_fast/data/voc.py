@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
-
-from defusedxml import DefusedXmlException, ElementTree
 
 from ..errors import DataError
-from .labels import check_classes, read_classes, read_name_lists, read_text, tag_indices
+from .annotations import object_names
+from .labels import classes_of_tags, nfc, read_classes, read_name_lists, tag_indices
 from .split import Record, Split
+from .voc_lists import read_list
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+
+
+MASKS = ("SegmentationClass", "SegmentationClassAug")
 
 
 def is_voc(root: Path) -> bool:
@@ -26,9 +28,9 @@ def open_voc(root: Path, name: str, *, require_tags: bool = True) -> Split:
 
     ::
 
-        ImageSets/Segmentation/<split>.txt    image names, one a line, without suffix; they may hold spaces
+        ImageSets/Segmentation/<split>.txt    image names, one a line, or as in `voc_lists`
         JPEGImages/<image>.jpg                or .jpeg, .png
-        SegmentationClass/<image>.png         optional: masks with 0, 1..K and 255
+        SegmentationClass/<image>.png         optional: masks with 0, 1..K and 255; else SegmentationClassAug/
         labels.json                           {"<image>": ["<tag>", ...], ...}
         classes.txt                           class names in the order of the mask values, one a line
         Annotations/<image>.xml               read where there is no labels.json: names of all objects
@@ -42,27 +44,19 @@ def open_voc(root: Path, name: str, *, require_tags: bool = True) -> Split:
         there = ", ".join(sorted(path.stem for path in list_file.parent.glob("*.txt"))) or "none"
         raise DataError(f"{list_file}: no such split (splits there: {there})")
     images = _find_images(root / "JPEGImages")
-    lines = read_text(list_file).split("\n")  # splitlines would also split at what names may hold
-    names = [line if line in images else line.strip() for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"{list_file}: the split is empty")
+    listed = read_list(list_file, images)
     classes, tags = _open_tags(root)
-    records: dict[str, Record] = {}
-    for image in names:
-        if Path(image).name != image or (len(image.split()) > 1 and image not in images):
-            raise DataError(f"{list_file}: expected one image name a line, without folder or suffix, found {image!r}")
-        if image in records:
-            raise DataError(f"{list_file}: image {image!r} is listed twice")
-        if image not in images:
-            raise DataError(f"{list_file}: image {image!r} is not in {root / 'JPEGImages'}")
-        mask = root / "SegmentationClass" / f"{image}.png"
+    records = []
+    for image, own_mask in listed.items():
         found = tags(image)
         if found is None and require_tags:
             source = root / "labels.json"
             source = source if source.is_file() else root / "Annotations" / f"{image}.xml"
             raise DataError(f"{source}: no tags for image {image!r} of split {name!r}")
-        records[image] = Record(image, images[image], found, mask if mask.is_file() else None)
-    return Split(root, name, classes, tuple(records.values()))
+        masks = [own_mask.lstrip("/")] if own_mask else [f"{folder}/{image}.png" for folder in MASKS]
+        mask = next((root / mask for mask in masks if (root / mask).is_file()), None)
+        records.append(Record(image, images[image], found, mask))
+    return Split(root, name, classes, tuple(records))
 
 
 def _find_images(folder: Path) -> dict[str, Path]:
@@ -70,7 +64,7 @@ def _find_images(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for suffix in (".png", ".jpeg", ".jpg"):  # of two with one name the JPEG is VOC's
-        found |= {path.stem: path for path in folder.iterdir() if path.suffix.lower() == suffix}
+        found |= {nfc(path.stem): path for path in folder.iterdir() if path.suffix.lower() == suffix}
     return found
 
 
@@ -82,7 +76,7 @@ def _open_tags(root: Path):
         if class_file.is_file():
             classes = read_classes(class_file)
         else:
-            classes = check_classes(sorted({tag for tags in table.values() for tag in tags}), tag_file)
+            classes = classes_of_tags((tag for tags in table.values() for tag in tags), tag_file)
 
         def from_json(image: str) -> tuple[int, ...] | None:
             return tag_indices(table[image], classes, tag_file, image) if image in table else None
@@ -93,21 +87,6 @@ def _open_tags(root: Path):
 
     def from_xml(image: str) -> tuple[int, ...] | None:
         path = root / "Annotations" / f"{image}.xml"
-        return tag_indices(_object_names(path), classes, path, image) if path.is_file() else None
+        return tag_indices(object_names(path, image), classes, path, image) if path.is_file() else None
 
     return classes, from_xml
-
-
-def _object_names(path: Path) -> list[str]:
-    try:
-        tree = ElementTree.parse(path)
-    except DefusedXmlException:
-        raise DataError(f"{path}: declares XML entities, which are not expanded") from None
-    except (ParseError, ValueError) as error:  # ValueError: an encoding Python does not know
-        raise DataError(f"{path}: not valid XML ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    names = [(entry.findtext("name") or "").strip() for entry in tree.findall("object")]  # not the names of parts
-    if "" in names:
-        raise DataError(f"{path}: an object without a name")
-    return names

@@ -20,7 +20,7 @@ from ..cams.tags import best_f1_thresholds
 from ..config import Classification, Config, Distillation, Refinement, Stage, to_dict
 from ..config.precision import enabled, settle
 from ..data import Split, TrainLoader, make_demo, open_split, train_loader
-from ..errors import UserError
+from ..errors import DataError, UserError
 from ..files import read_json, write_json
 from ..method.stages import AffinityStage, ClassificationStage, DistillationStage, PuzzleStage, RefinementStage
 from ..method.target_quality import TargetQuality, scored_sample
@@ -101,6 +101,8 @@ class Run:
         self.args, self.config, self.where, self.folder = args, args.config, where, folder_of(args.out, args.data)
         data = cast(Path, args.data)  # `prepare` has named it
         self.split: Split = open_split(data, args.split)
+        if not any(record.tags for record in self.split):
+            raise DataError(f"{data}: no image of split {args.split!r} has a tag; there is nothing to learn")
         self.scores = RunScores(self.folder, data, self.split.classes, args.config, where, args.skip_bad)
 
     def checkpoint(self, name: str) -> Path:

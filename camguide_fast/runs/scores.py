@@ -33,7 +33,7 @@ class RunScores:
         self.scored = [split for split in self.shown if any(record.mask for record in split)]
         self.fit_split = open_split(data, inference.fit_split) if inference.fit_split else None
         for scored in [*self.scored, *self._fit_splits]:
-            check_masks(scored, skip_bad)
+            check_masks(scored)
 
     def compare_with_tags(self, trust: bool, more: Sequence[Split] = ()) -> list[str]:
         """What is strange about the masks that are scored or that thresholds are fitted on, and those of `more` splits;

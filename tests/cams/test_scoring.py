@@ -110,9 +110,7 @@ def test_refuses(tmp_path):
     with pytest.raises(DataError, match="split 'val' has no masks"):
         evaluate_cams(cams, bare, "s", "given", skip_bad=True)
     one_less = replace(split, records=(bare.records[0], *split.records[1:]))
-    with pytest.raises(DataError, match=r"0\.jpg: this image of split 'val' has no mask"):
-        evaluate_cams(cams, one_less, "s", "given")
-    assert evaluate_cams(cams, one_less, "s", "given", skip_bad=True)[0]["images"] == 2
+    assert evaluate_cams(cams, one_less, "s", "given")[0]["images"] == 2
     write_mask(split.records[1].mask, np.zeros((24, 26), np.uint8))
     with pytest.raises(DataError, match=r"1\.png: the mask is 26x24"):
         evaluate_cams(cams, split, "s", "given")

@@ -1,13 +1,14 @@
 """Folders of images, with a tag file and without."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from camguide_fast.data import open_images, open_split, write_mask
+from camguide_fast.data import left_out, open_images, open_split, read_image, write_mask
 from camguide_fast.errors import DataError
 
 CSV = "image,tags,split\na.jpg,cat,train\nsub/b.png, cat ; dog ,train\nc.webp,,val\n"
@@ -57,8 +58,8 @@ def test_json_with_splits_and_classes(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image;tags\na.jpg;cat\n", "tags.csv: columns 'image;tags', expected image,tags"),
-        ("", "tags.csv: columns '', expected image,tags"),
+        ("image:tags\na.jpg:cat\n", "tags.csv: the first line is 'image:tags', expected the columns image,tags"),
+        ("", "tags.csv: the first line is '', expected the columns image,tags"),
         ("image,tags\na.jpg\n", "tags.csv: line 2 does not fill the columns image,tags"),
         ("image,tags\na.jpg,cat,dog\n", "tags.csv: line 2 does not fill"),
         ("image,tags\n,cat\n", "tags.csv: line 2 does not fill"),
@@ -106,3 +107,50 @@ def test_folder_without_tags(folder):
         open_images(folder / "masks")
     with pytest.raises(DataError, match="no such folder"):
         open_images(folder / "absent")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_spreadsheets_with_other_delimiters(folder, mark):
+    text = '\ufeffimage,tags,split\na.jpg,cat,train\nsub/b.png,"cat, dog",train\n'
+    (folder / "tags.csv").write_text(text.replace('"cat, dog"', "cat+dog").replace(",", mark).replace("+", ", "))
+    assert [record.tags for record in open_split(folder, "train")] == [(0,), (0, 1)]
+
+
+def test_no_header(folder):
+    (folder / "tags.csv").write_text("a.jpg,cat\n")
+    _fails(folder, r"tags.csv: the first line is 'a.jpg,cat', expected the columns image,tags or image,tags,split")
+
+
+@pytest.mark.parametrize("tag", ["cat,dog", "cat|dog", "cat/dog", "cat\tdog"])
+def test_a_tag_that_looks_like_several(folder, tag):
+    (folder / "tags.csv").write_text(f'image,tags\na.jpg,"{tag}"\nunlisted.jpg,cat\n')
+    _fails(folder, r"tags.csv: the tag 'cat.*dog' holds .*; if it is one class, list it in a classes.txt")
+    (folder / "classes.txt").write_text(f"cat\n{tag}\n")
+    assert open_split(folder, "train").classes == ("cat", tag)
+
+
+def test_tags_that_differ_in_case(folder):
+    (folder / "tags.csv").write_text("image,tags\na.jpg,Cat\nunlisted.jpg,cat\n")
+    _fails(folder, r"tags.csv: the tags 'Cat' and 'cat' differ in case alone")
+
+
+def test_names_in_the_other_unicode_form_on_the_disk(folder):
+    nfc, nfd = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    Image.new("RGB", (8, 6)).save(folder / f"{nfd}.jpg")
+    (folder / "tags.csv").write_text(f"image,tags\n{nfc}.jpg,{nfc}\na.jpg,{nfd}\n", encoding="utf-8")
+    split = open_split(folder, "train")
+    assert split.classes == (nfc,) and [record.image.name for record in split] == [f"{nfd}.jpg", "a.jpg"]
+
+
+def test_every_picture_is_taken_or_named(tmp_path):
+    kinds = {"a.jpg": "JPEG", "b.tif": "TIFF", "c.jfif": "JPEG", "d.gif": "GIF", "more/e.jpg": "JPEG"}
+    for name, kind in kinds.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / name, kind)
+    for name in ("._a.jpg", ".DS_Store", "f.heic", "g.HEIC", "tags.csv", "notes"):
+        (tmp_path / name).write_bytes(b"no picture")
+    split = open_images(tmp_path)
+    assert [record.image.name for record in split] == ["a.jpg", "b.tif", "c.jfif", "d.gif"]
+    assert all(read_image(record.image).shape == (6, 8, 3) for record in split)
+    assert left_out(tmp_path, "left out: ") == "left out: 2 .heic, 1 folder, 1 without suffix"
+    assert left_out(tmp_path / "more", "left out: ") == ""

@@ -1,6 +1,7 @@
 """VOC trees and what all splits have in common."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,17 @@ def test_what_is_missing(tree, tmp_path):
         ("classes.txt", "\n", "classes.txt: 0 classes, expected 1 to 254"),
         ("classes.txt", "\n".join(map(str, range(255))), "classes.txt: 255 classes"),
         ("ImageSets/Segmentation/train.txt", "im0\nim0\n", "train.txt: image 'im0' is listed twice"),
-        ("ImageSets/Segmentation/train.txt", "../im0\n", "train.txt: expected one image name a line"),
-        ("ImageSets/Segmentation/train.txt", "im0 1\n", "train.txt: expected one image name a line"),
+        (
+            "ImageSets/Segmentation/train.txt",
+            "../im0\n",
+            "train.txt: expected names or paths in the tree, found '../im0'",
+        ),
+        (
+            "ImageSets/Segmentation/train.txt",
+            "/a/im0.jpg /../im0.png\n",
+            "train.txt: expected names or paths in the tree",
+        ),
+        ("ImageSets/Segmentation/train.txt", "im0 2\n", "train.txt: image 'im0 2' is not in"),
     ],
 )
 def test_bad_files(tree, file, text, message):
@@ -174,3 +184,75 @@ def test_real_tree(voc):
     assert (len(train), len(val)) == (986, 20)
     assert train.classes == ("cat", "cow", "dog", "horse", "sheep")
     assert train.labels.sum(1).min() >= 1 and all(record.mask for record in train)
+
+
+@pytest.mark.parametrize(
+    "line", ["im0.jpg", "im0  1", "im0 -1", "JPEGImages/im0.jpg", "/JPEGImages/im0.jpg /SegmentationClassAug/im0.png"]
+)
+def test_lists_as_the_field_has_them(tree, line):
+    (tree / "SegmentationClassAug").mkdir()
+    write_mask(tree / "SegmentationClassAug/im0.png", np.zeros((6, 8), np.uint8))
+    (tree / "ImageSets/Segmentation/train.txt").write_text(f"{line}\nim1\n")
+    split = open_split(tree, "train")
+    assert [record.name for record in split] == ["im0", "im1"]
+    folder = "SegmentationClassAug" if "Aug" in line else "SegmentationClass"
+    assert split.records[0].mask == tree / folder / "im0.png" and split.records[1].mask is None
+
+
+def test_masks_of_the_augmented_set(tree):
+    (tree / "SegmentationClassAug").mkdir()
+    for name in ("im0", "im1"):
+        write_mask(tree / f"SegmentationClassAug/{name}.png", np.zeros((6, 8), np.uint8))
+    first, second, *_ = open_split(tree, "train")
+    assert (first.mask.parent.name, second.mask.parent.name) == ("SegmentationClass", "SegmentationClassAug")
+
+
+CVAT = """<annotations><version>1.1</version>
+  <image name="some/im0.jpg"><box label="cat" xtl="1"/><polygon label="dog"/></image>
+  <image name="im1.jpg"/></annotations>"""
+
+
+@pytest.mark.parametrize(
+    "text, tags",
+    [
+        ("<annotation xmlns='http://x/voc'><object><name>cat</name></object></annotation>", (1,)),
+        ("<annotation><objects><object><name>cat</name></object></objects></annotation>", (1,)),
+        ("<annotations><annotation><object><name>cat</name></object></annotation></annotations>", (1,)),
+        ("<annotation><!-- none --><size/></annotation>", ()),
+        (CVAT, (0, 1)),
+    ],
+    ids=["namespace", "wrapped", "nested", "nothing there", "cvat"],
+)
+def test_dialects_of_xml(tree, text, tags):
+    (tree / "labels.json").unlink()
+    (tree / "ImageSets/Segmentation/train.txt").write_text("im0\n")
+    (tree / "Annotations/im0.xml").write_text(text)
+    assert open_split(tree, "train").records[0].tags == tags
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("<html><body>404</body></html>", "im0.xml: its root is <html>, expected VOC's <annotation> or CVAT's"),
+        ("<annotations/>", "im0.xml: its root is <annotations>, expected"),
+        (CVAT.replace("im0", "im7"), "im0.xml: no <image> of its 2 is named 'im0'"),
+        (CVAT.replace("im1", "im0"), "im0.xml: 2 <image> of its 2 is named 'im0'"),
+        (CVAT.replace('label="cat" ', ""), "im0.xml: an object without a name"),
+    ],
+)
+def test_xml_that_is_none_of_them(tree, text, message):
+    (tree / "labels.json").unlink()
+    (tree / "ImageSets/Segmentation/train.txt").write_text("im0\n")
+    (tree / "Annotations/im0.xml").write_text(text)
+    _fails(tree, message)
+
+
+def test_names_in_either_unicode_form(tree):
+    nfc, nfd = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    Image.new("RGB", (8, 6)).save(tree / f"JPEGImages/{nfd}.jpg")
+    (tree / "classes.txt").write_text(f"{nfd}\ndog\n")
+    (tree / "labels.json").write_text(json.dumps({nfc: [nfc], "im1": [nfd]}))
+    (tree / "ImageSets/Segmentation/train.txt").write_text(f"{nfd}\nim1\n")
+    split = open_split(tree, "train")
+    assert [(record.name, record.tags) for record in split] == [(nfc, (0,)), ("im1", (0,))]
+    assert split.classes == (nfc, "dog") and split.records[0].image.is_file()
