@@ -86,11 +86,14 @@ class MultiLabelHingeLoss(nn.Module):
 
     It is `torch.nn.MultiLabelMarginLoss` for multi-hot labels; that module wants lists of class indices instead and
     reads a multi-hot row as such a list without complaint.
+
+    PAPER: an image without a present or without an absent class has no pair, and a single class never has one; Eq. 23
+    would teach nothing there. Such an image contributes its soft margin, as `torch.nn.MultiLabelSoftMarginLoss`.
     """
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits [B, K], any float; label [B, K], > 0 means present -> fp32 scalar (fp64 for fp64), gradient to logits.
-        An image without present or without absent classes contributes 0."""
+        """logits [B, K], any float; label [B, K], > 0 means present -> fp32 scalar (fp64 for fp64), gradient to
+        logits."""
         if logits.ndim != 2 or logits.shape != label.shape:
             raise ValueError(
                 f"logits and label must both be [B, K], got {tuple(logits.shape)} and {tuple(label.shape)}"
@@ -99,7 +102,9 @@ class MultiLabelHingeLoss(nn.Module):
         present = label > 0
         pair = present[:, :, None] & ~present[:, None]  # [B, K present, K absent]
         hinge = (1 - (x[:, :, None] - x[:, None])).relu()
-        return torch.where(pair, hinge, 0).sum() / logits.numel()
+        margin = torch.where(pair, hinge, 0).sum((1, 2))  # [B]
+        soft = nn.functional.softplus(torch.where(present, -x, x)).sum(1)
+        return torch.where(pair.flatten(1).any(1), margin, soft).sum() / logits.numel()
 
 
 class MapRegularization(nn.Module):

@@ -17,7 +17,7 @@ SHARED, RESERVED = (
 )  # what a block has from sm_80 on; what each costs its multiprocessor besides
 WORKSPACE = 64 * 2**20  # bytes for windows too large for a strip, or what one class takes: 13 values a pixel
 LARGEST_RADIUS = {torch.float32: 16, torch.float64: 8}  # by what is computed in: a warp's rows of (a, b) fit in 72 KB
-PLANES, BLOCK = 12, 32  # guide, mean, inverse; columns whose planes lie together
+PLANES, BLOCK = 12, 32  # guide, mean, factors of the inverse; columns whose planes lie together
 
 
 def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bool) -> Tensor:

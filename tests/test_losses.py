@@ -41,14 +41,27 @@ def test_modules_are_their_ops():
 
 def test_hinge_by_hand():
     logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], requires_grad=True)
-    label = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1]])  # the second has no class, the third all: they contribute 0
-    # pairs (0, 2): 1 - 3 < 0; (1, 2): 1 - 1.5 < 0
-    assert losses.MultiLabelHingeLoss()(logits, label) == 0
-    loss = losses.MultiLabelHingeLoss()(logits, torch.tensor([[0, 1, 0], [0, 0, 0], [1, 1, 1]]))
+    label = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1]])
+    # pairs (0, 2): 1 - 3 < 0; (1, 2): 1 - 1.5 < 0. Pairs of equal logits: 1 each, two in either image
+    assert losses.MultiLabelHingeLoss()(logits, label).item() == pytest.approx(4 / 9)
+    loss = losses.MultiLabelHingeLoss()(logits, torch.tensor([[0, 1, 0], [1, 0, 0], [0, 1, 1]]))
     # pairs (1, 0): 1 - (.5 - 2) = 2.5; (1, 2): 0. Divided by K = 3 and B = 3
-    assert loss.item() == pytest.approx(2.5 / 9)
+    assert loss.item() == pytest.approx(6.5 / 9)
     (grad,) = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(grad, torch.tensor([[1.0, -1.0, 0.0], [0, 0, 0], [0, 0, 0]]) / 9)
+    torch.testing.assert_close(grad, torch.tensor([[1.0, -1.0, 0.0], [-2, 1, 1], [2, -1, -1]]) / 9)
+
+
+def test_hinge_of_images_without_a_pair():
+    """No tag, all tags, a single class: the soft margin, so that something is learned of them."""
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    label = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]])
+    hinge, soft = losses.MultiLabelHingeLoss(), nn.MultiLabelSoftMarginLoss()
+    torch.testing.assert_close(hinge(logits[:2], label[:2]), soft(logits[:2], label[:2].double()))
+    apart = (2 * hinge(logits[:2], label[:2]) + hinge(logits[2:], label[2:])) / 3
+    torch.testing.assert_close(hinge(logits, label), apart)
+    one, tag = logits[:, :1].clone().requires_grad_(), label[:, 1:2]
+    torch.testing.assert_close(hinge(one, tag), soft(one, tag.double()))
+    assert torch.autograd.grad(hinge(one, tag), one)[0].abs().min() > 0
 
 
 def test_hinge_equals_torch_on_index_lists():

@@ -82,7 +82,8 @@ class CamStage(Stage):
     """What the stages share that make CAMs."""
 
     cls_loss: Literal["hinge", "softmargin"] = "softmargin"
-    """Eq. 23 read as pairwise hinge, or the soft margin of Puzzle-CAM."""
+    """Eq. 23 read as pairwise hinge, or the soft margin of Puzzle-CAM, which serves images without a pair either
+    way."""
     batchnorm: Literal["train", "eval", "eval-loaded"] = "train"
     """BatchNorm statistics: of the batch, frozen, or frozen in the layers that the weight file filled (for folded
     weights)."""

@@ -2,11 +2,14 @@
 expected."""
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
 
 from ._value_range import value_range
+
+OVERSHOOT = 0.5  # of a float image beyond [0, 1]: bicubic resizing, which goes furthest, reaches 0.45
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -59,19 +62,26 @@ def same_device(**tensors: Tensor | None) -> None:
         raise ValueError("all tensors must be on one device, got " + ", ".join(f"{n} on {d}" for n, d in given.items()))
 
 
-def integer(name: str, x: object, low: int, bits: int = 32) -> None:
-    """`x` is an int from `low` on that fits in so many bits."""
+def integer(name: str, x: object, low: int, bits: int = 32) -> int:
+    """`x` is an integer, NumPy's too, from `low` on that fits in so many bits; returned as Python's."""
+    if not isinstance(x, int) and isinstance(x, numbers.Integral):
+        x = int(x)
     if isinstance(x, bool) or not isinstance(x, int) or x < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {x!r}")
     if x >= 2 ** (bits - 1):
         raise ValueError(f"{name} must be less than 2^{bits - 1}, got {x}")
+    return x
 
 
-def number(name: str, x: object, low: float, *, strict: bool = False) -> None:
+def number(name: str, x: object, low: float, *, strict: bool = False) -> float:
+    """`x` is a finite real number, NumPy's too, from `low` on, or above it; returned as Python's."""
+    if not isinstance(x, (int, float)) and isinstance(x, numbers.Real):
+        x = float(x)
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not (x > low if strict else x >= low):
         raise ValueError(f"{name} must be a number {'>' if strict else '>='} {low:g}, got {x!r}")
     if x == math.inf:
         raise ValueError(f"{name} must be finite, got {x!r}")
+    return x
 
 
 def boolean(name: str, x: object) -> None:
@@ -96,3 +106,14 @@ def finite(name: str, x: Tensor, least: float = -math.inf) -> None:
             raise ValueError(f"{name} must be >= {least:g}, got a minimum of {low:g}")
         if high - low > torch.finfo(torch.promote_types(x.dtype, torch.float32)).max:
             raise ValueError(f"{name} holds values too far apart, from {low:g} to {high:g}")
+
+
+def image_values(name: str, x: Tensor) -> None:
+    """The values of a float image are finite and in [0, 1], give or take what resizing overshoots by."""
+    if values(x) and x.is_floating_point():
+        low, high = value_range(x)
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(f"{name} holds NaN or infinite values")
+        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+            cause = "values of 0-255 belong into uint8, or divided by 255" if low >= 0 else "normalised for a network?"
+            raise ValueError(f"{name} must be in [0, 1], or uint8; got values from {low:.4g} to {high:.4g} ({cause})")

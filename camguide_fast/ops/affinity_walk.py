@@ -46,9 +46,9 @@ def affinity_random_walk(cam: Tensor, edge: Tensor, radius: int = 5, beta: float
     check.tensor("edge", edge, 4)
     check.shape("edge", edge, (cam.shape[0], 1, *cam.shape[2:]), "cam [B, K, h, w]")
     check.same_device(cam=cam, edge=edge)
-    check.integer("radius", radius, 1)
-    check.number("beta", beta, 0)
-    check.integer("log2_steps", log2_steps, 0)
+    radius = check.integer("radius", radius, 1)
+    beta = check.number("beta", beta, 0)
+    log2_steps = check.integer("log2_steps", log2_steps, 0)
     if check.values(edge):
         low, high = value_range(edge)
         if not (low >= 0 and high <= 1):

@@ -66,6 +66,6 @@ def cam_normalize(features: Tensor, eps: float = 1e-5) -> Tensor:
         ValueError, TypeError: wrong shape, dtype or eps.
     """
     check.tensor("features", features, 4)
-    check.number("eps", eps, 0, strict=True)
+    eps = check.number("eps", eps, 0, strict=True)
     cam, _ = torch.ops.camguide_fast.cam_normalize(features, float(eps))
     return cam

@@ -43,8 +43,8 @@ def confusion_matrix(pred: Tensor, target: Tensor, num_classes: int, ignore: int
     check.tensor("target", target, pred.ndim, _LABELS)
     check.shape("target", target, pred.shape, "pred")
     check.same_device(pred=pred, target=target)
-    check.integer("num_classes", num_classes, 1)
-    check.integer("ignore", ignore, -(2**63), bits=64)
+    num_classes = check.integer("num_classes", num_classes, 1)
+    ignore = check.integer("ignore", ignore, -(2**63), bits=64)
     table, outside = torch.ops.camguide_fast.confusion_matrix(pred, target, num_classes, ignore)
     if check.values(outside) and outside > 0:
         raise ValueError(

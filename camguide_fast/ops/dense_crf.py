@@ -84,8 +84,9 @@ def dense_crf(
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or parameter; both or neither of `prob` and `unary`; sigmas
-            too small for fp32 positions and 64-bit vertex numbers; on CPU also negative, NaN or infinite values.
-            On CUDA a float image far outside of [0, 1], whose lattice is too fine for that, gives NaN.
+            too small for fp32 positions and 64-bit vertex numbers; on CPU also negative, NaN or infinite values, and a
+            float image that leaves [0, 1] by more than 0.5. On CUDA an image so far outside that its lattice is too
+            fine gives NaN.
     """
     if prob is not None and unary is None:
         name, given = "prob", prob
@@ -94,13 +95,13 @@ def dense_crf(
     else:
         raise ValueError(f"exactly one of prob and unary must be given, got {'neither' if prob is None else 'both'}")
     check.tensor(name, given, 4)
-    terms = _check(f"{name} [B, L, H, W]", given, image, iterations, gaussian, bilateral)
+    settings = _check(f"{name} [B, L, H, W]", given, image, iterations, gaussian, bilateral)
     check.same_device(prob=prob, unary=unary, image=image)
     for what, x in ((name, given), ("image", image)):
         if needs_grad(x):
             raise ValueError(f"{what} requires grad, but dense_crf has no gradient; pass {what}.detach()")
     check.finite(name, given, -math.inf if prob is None else 0)
-    return torch.ops.camguide_fast.dense_crf(prob, image, iterations, *terms, unary)
+    return torch.ops.camguide_fast.dense_crf(prob, image, *settings, unary)
 
 
 def dense_crf_labels(
@@ -133,22 +134,23 @@ def dense_crf_labels(
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or parameter; on CPU also a label that is neither in range nor
-            255 (elsewhere such a label counts as 255).
+            255 (elsewhere such a label counts as 255), and a float image that is not finite or leaves [0, 1] by more
+            than 0.5.
     """
     check.tensor("labels", labels, 3, _INTEGERS)
-    terms = _check("labels [B, H, W]", labels, image, iterations, gaussian, bilateral)
+    settings = _check("labels [B, H, W]", labels, image, iterations, gaussian, bilateral)
     check.same_device(labels=labels, image=image)
-    check.integer("num_labels", num_labels, 1)
+    num_labels = check.integer("num_labels", num_labels, 1)
     if num_labels > 255:
         raise ValueError(f"num_labels must be at most 255 (255 marks unknown pixels), got {num_labels}")
-    check.number("gt_prob", gt_prob, 0, strict=True)
+    gt_prob = check.number("gt_prob", gt_prob, 0, strict=True)
     if gt_prob >= 1:
         raise ValueError(f"gt_prob must be < 1, got {gt_prob!r}")
     if check.values(labels):
         low, high = value_range(labels, _IGNORE)
         if low < 0 or high >= num_labels:
             raise ValueError(f"labels must be in 0 .. {num_labels - 1} or 255, got {low if low < 0 else high}")
-    return torch.ops.camguide_fast.dense_crf_labels(labels, image, num_labels, float(gt_prob), iterations, *terms)
+    return torch.ops.camguide_fast.dense_crf_labels(labels, image, num_labels, float(gt_prob), *settings)
 
 
 def crf_settings(use: str, scale: float = 1.0) -> dict:
@@ -161,7 +163,7 @@ def crf_settings(use: str, scale: float = 1.0) -> dict:
     """
     if use not in _SETTINGS:
         raise ValueError(f"use must be one of {', '.join(_SETTINGS)}, got {use!r}")
-    check.number("scale", scale, 0, strict=True)
+    scale = check.number("scale", scale, 0, strict=True)
     (near, near_weight), (far, colour, weight) = _SETTINGS[use]
     return dict(iterations=10, gaussian=(near / scale, near_weight), bilateral=(far / scale, colour, weight))
 
@@ -180,14 +182,16 @@ def _check(
     iterations: int,
     gaussian: Gaussian | list[Gaussian],
     bilateral: Bilateral | list[Bilateral],
-) -> tuple[list[float], list[float]]:
-    """Also returns the terms as the op takes them: (sx, sy, weight) and (sx, sy, sr, sg, sb, weight), end to end."""
+) -> tuple[int, list[float], list[float]]:
+    """Also returns the iterations and the terms as the op takes them: (sx, sy, weight) and (sx, sy, sr, sg, sb,
+    weight), end to end."""
     check.image("image", image)
     check.shape("image", image, (x.shape[0], 3, *x.shape[-2:]), name)
-    check.finite("image", image)
-    check.integer("iterations", iterations, 0)
+    check.image_values("image", image)
+    iterations = check.integer("iterations", iterations, 0)
     h, w = x.shape[-2:]
     return (
+        iterations,
         _terms("gaussian", gaussian, {"sxy": 2}, (w - 1, h - 1)),
         _terms("bilateral", bilateral, {"sxy": 2, "srgb": 3}, (w - 1, h - 1, 255, 255, 255)),
     )
@@ -206,12 +210,9 @@ def _terms(name: str, given: object, sigmas: dict[str, int], extent: tuple[int, 
             each = value if isinstance(value, (tuple, list)) else [value] * count
             if len(each) != count:
                 raise ValueError(f"{part} of {name} must be a number or {count} numbers, got {value!r}")
-            for sigma in each:
-                check.number(f"{part} of {name}", sigma, 0, strict=True)
-            values += each
+            values += [check.number(f"{part} of {name}", sigma, 0, strict=True) for sigma in each]
         _check_fineness(name, [size / sigma for size, sigma in zip(extent, values, strict=True)])
-        check.number(f"weight of {name}", term[-1], 0)
-        flat += [*values, term[-1]]
+        flat += [*values, check.number(f"weight of {name}", term[-1], 0)]
     return [float(value) for value in flat]
 
 

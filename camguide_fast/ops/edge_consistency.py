@@ -64,11 +64,11 @@ def edge_consistency_loss(
     check.label("label", label, b, k)
     check.valid(valid, b, h, w)
     check.same_device(cam=cam, support=support, label=label, valid=valid)
-    check.number("tau", tau, 0)
-    check.number("delta", delta, 0)
-    check.number("gamma", gamma, 1)
-    check.number("tau_hard", tau_hard, 0)
-    check.number("lambda_hard", lambda_hard, 0)
+    tau = check.number("tau", tau, 0)
+    delta = check.number("delta", delta, 0)
+    gamma = check.number("gamma", gamma, 1)
+    tau_hard = check.number("tau_hard", tau_hard, 0)
+    lambda_hard = check.number("lambda_hard", lambda_hard, 0)
     if support.requires_grad:
         raise ValueError(
             "support requires grad, but edge_consistency_loss has no gradient to it; pass support.detach()"

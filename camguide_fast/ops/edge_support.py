@@ -27,7 +27,7 @@ def edge_support(image: Tensor, size: Sequence[int]) -> Tensor:
 
     Gaussian 9x9 with sigma 3; Scharr norm of each channel; their mean; divided by its maximum over the image (at least
     1e-12); 3x3 dilation; adaptive average pooling. Both filters replicate the border. The result does not depend on the
-    image's scale (0-255 or 0-1), and a constant image gives 0.
+    image's contrast, and a constant image gives 0.
 
     Args:
         image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1], not normalised by mean and deviation. Padding should
@@ -40,15 +40,14 @@ def edge_support(image: Tensor, size: Sequence[int]) -> Tensor:
     Gradient: none.
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype or size; a float image on CPU that holds NaN or infinite values; an
-            image that requires grad (its gradient does not exist here).
+        ValueError, TypeError: wrong shape, dtype or size; on CPU a float image that is not finite or leaves [0, 1] by
+            more than 0.5; an image that requires grad (its gradient does not exist here).
     """
     check.image("image", image)
-    check.finite("image", image)
+    check.image_values("image", image)
     if len(size) != 2:
         raise ValueError(f"size must be (h, w), got {tuple(size)}")
-    check.integer("size[0]", size[0], 1)
-    check.integer("size[1]", size[1], 1)
+    size = [check.integer(f"size[{i}]", side, 1) for i, side in enumerate(size)]
     if image.requires_grad:
         raise ValueError("image requires grad, but edge_support has no gradient; pass image.detach()")
-    return torch.ops.camguide_fast.edge_support(image, list(size))
+    return torch.ops.camguide_fast.edge_support(image, size)

@@ -51,8 +51,8 @@ def label_closing(labels: Tensor, kernel_size: int = 15, background: int = 0, ig
     Raises:
         ValueError, TypeError: wrong shape or dtype, an even kernel_size, ignore equal to background.
     """
-    _check(labels, kernel_size, background, ignore)
-    return torch.ops.camguide_fast.label_closing(labels, kernel_size, background, ignore)
+    settings = _check(labels, kernel_size, background, ignore)
+    return torch.ops.camguide_fast.label_closing(labels, *settings)
 
 
 def label_dilation(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
@@ -63,8 +63,8 @@ def label_dilation(labels: Tensor, kernel_size: int = 3, background: int = 0, ig
 
     Args, Returns, Gradient, Raises: as `label_closing`.
     """
-    _check(labels, kernel_size, background, ignore)
-    return torch.ops.camguide_fast.label_morphology(labels, "dilation", kernel_size, background, ignore)
+    settings = _check(labels, kernel_size, background, ignore)
+    return torch.ops.camguide_fast.label_morphology(labels, "dilation", *settings)
 
 
 def label_erosion(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
@@ -79,8 +79,8 @@ def label_erosion(labels: Tensor, kernel_size: int = 3, background: int = 0, ign
     Raises:
         ValueError, TypeError: as `label_closing`; a background that the dtype of labels cannot hold.
     """
-    _check(labels, kernel_size, background, ignore, writes_background=True)
-    return torch.ops.camguide_fast.label_morphology(labels, "erosion", kernel_size, background, ignore)
+    settings = _check(labels, kernel_size, background, ignore, writes_background=True)
+    return torch.ops.camguide_fast.label_morphology(labels, "erosion", *settings)
 
 
 def label_opening(labels: Tensor, kernel_size: int = 3, background: int = 0, ignore: int = 255) -> Tensor:
@@ -94,19 +94,25 @@ def label_opening(labels: Tensor, kernel_size: int = 3, background: int = 0, ign
 
     Raises: as `label_erosion`.
     """
-    _check(labels, kernel_size, background, ignore, writes_background=True)
-    return torch.ops.camguide_fast.label_morphology(labels, "opening", kernel_size, background, ignore)
+    settings = _check(labels, kernel_size, background, ignore, writes_background=True)
+    return torch.ops.camguide_fast.label_morphology(labels, "opening", *settings)
 
 
-def _check(labels: Tensor, kernel_size: int, background: int, ignore: int, *, writes_background: bool = False) -> None:
+def _check(
+    labels: Tensor, kernel_size: int, background: int, ignore: int, *, writes_background: bool = False
+) -> tuple[int, int, int]:
+    """Also returns the settings as the op takes them."""
     check.tensor("labels", labels, 3, (torch.uint8, torch.int32, torch.int64))
-    check.integer("kernel_size", kernel_size, 1)
+    kernel_size = check.integer("kernel_size", kernel_size, 1)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd, got {kernel_size}")
     limits = torch.iinfo(labels.dtype)
-    for name, value in (("background", background), ("ignore", ignore)):
+    background, ignore = (
         check.integer(name, value, limits.min, bits=64)
+        for name, value in (("background", background), ("ignore", ignore))
+    )
     if background == ignore:
         raise ValueError(f"background and ignore must differ, got {background} for both")
     if writes_background and background > limits.max:
         raise ValueError(f"background must be at most {limits.max} to be written to labels, got {background}")
+    return kernel_size, background, ignore

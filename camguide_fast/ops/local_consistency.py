@@ -43,10 +43,10 @@ def local_consistency_loss(features: Tensor, window: int = 7, eps: float = 1e-5,
     """
     check.tensor("features", features, 4)
     b, _, h, w = features.shape
-    check.integer("window", window, 1)
+    window = check.integer("window", window, 1)
     if window % 2 == 0:
         raise ValueError(f"window must be odd, got {window}")
-    check.number("eps", eps, 0, strict=True)
+    eps = check.number("eps", eps, 0, strict=True)
     check.valid(valid, b, h, w)
     check.same_device(features=features, valid=valid)
     return torch.ops.camguide_fast.local_consistency_loss(features, window, float(eps), valid, needs_grad(features))[0]

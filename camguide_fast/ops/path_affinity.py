@@ -53,7 +53,7 @@ def path_affinity_loss(edge: Tensor, target: Tensor, radius: int = 10, ignore: i
     check.tensor("target", target, 3, INTEGERS)
     check.shape("target", target, (b, h, w), "edge [B, 1, h, w]")
     check.same_device(edge=edge, target=target)
-    check.integer("radius", radius, 1)
+    radius = check.integer("radius", radius, 1)
     if check.values(edge):
         low, high = value_range(edge)
         if low < 0 or high > 1 or (low != low and ((edge < 0) | (edge > 1)).any()):

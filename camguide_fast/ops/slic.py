@@ -86,7 +86,7 @@ def slic(
        (if the image is not).
 
     Args:
-        image: RGB [B, 3, H, W], uint8 or float of any finite range (maximum minus minimum); down to 1x1.
+        image: RGB [B, 3, H, W], uint8 0-255 or float in [0, 1]; down to 1x1.
         n_segments: approximate number of superpixels, >= 1; from H*W on every pixel is a seed. See
             `max_segments` for the bound.
         compactness: weight of position against colour in Lab units, >= 1e-6.
@@ -105,19 +105,19 @@ def slic(
     Gradient: none; the result is integer.
 
     Raises:
-        ValueError, TypeError: wrong shape, dtype or setting; an image of 2^31 values or more; on CPU, NaN or
-            infinite values. On CUDA and under `torch.compile`, which do not look, a non-finite image gives
-            labels without meaning.
+        ValueError, TypeError: wrong shape, dtype or setting; an image of 2^31 values or more; on CPU, a float image
+            that is not finite or leaves [0, 1] by more than 0.5. On CUDA and under `torch.compile`, which do not look,
+            another range is stretched all the same, and a non-finite image gives labels without meaning.
     """
     check.image("image", image)
     if image[0].numel() >= 2**31:
         raise ValueError(f"image must have less than 2^31 values a picture, got shape {tuple(image.shape)}")
-    check.integer("n_segments", n_segments, 1)
-    check.number("compactness", compactness, 1e-6)
-    check.integer("iterations", iterations, 1)
-    check.number("min_size_factor", min_size_factor, 0)
+    n_segments = check.integer("n_segments", n_segments, 1)
+    compactness = check.number("compactness", compactness, 1e-6)
+    iterations = check.integer("iterations", iterations, 1)
+    min_size_factor = check.number("min_size_factor", min_size_factor, 0)
     check.boolean("return_num", return_num)
-    check.finite("image", image)
+    check.image_values("image", image)
     segments, num = torch.ops.camguide_fast.slic(
         image.detach(), n_segments, float(compactness), iterations, float(min_size_factor)
     )
@@ -131,9 +131,10 @@ def max_segments(height: int, width: int, n_segments: int = 1100, min_size_facto
     The number of seeds with `min_size_factor=0`, else H*W / (least size), about `1 / min_size_factor` times
     the seeds. All but `min_size_factor` are integers >= 1; anything else raises a ValueError.
     """
-    for name, value in (("height", height), ("width", width), ("n_segments", n_segments)):
-        check.integer(name, value, 1)
-    check.number("min_size_factor", min_size_factor, 0)
+    height = check.integer("height", height, 1)
+    width = check.integer("width", width, 1)
+    n_segments = check.integer("n_segments", n_segments, 1)
+    min_size_factor = check.number("min_size_factor", min_size_factor, 0)
     grid = seed_grid(height, width, n_segments)
     if min_size_factor == 0:
         return grid.count[0] * grid.count[1]

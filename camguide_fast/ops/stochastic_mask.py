@@ -39,8 +39,8 @@ def stochastic_mask(
     check.tensor("cam", cam, 4)
     check.label("label", label, *cam.shape[:2])
     check.same_device(cam=cam, label=label)
-    check.number("low", low, 0)
-    check.number("high", high, low)
+    low = check.number("low", low, 0)
+    high = check.number("high", high, low)
     device = cam.device if generator is None else generator.device
     tau = low + (high - low) * torch.rand(*cam.shape[:2], generator=generator, device=device)
     return torch.ops.camguide_fast.stochastic_mask(cam, label, tau.to(cam.device))

@@ -94,25 +94,26 @@ def superpixel_graph(
 
     Raises:
         ValueError, TypeError: wrong shape, dtype, device or setting; an image that requires grad; on CPU, a
-            label outside [0, num_segments) or a non-finite image. On CUDA neither is looked for, and labels
-            outside must not occur; under `torch.compile` a non-finite image passes on CPU as well.
+            label outside [0, num_segments), or a float image that is not finite or leaves [0, 1] by more than 0.5. On
+            CUDA neither is looked for, and labels outside must not occur; under `torch.compile` any image passes on
+            CPU as well.
     """
     check.tensor("segments", segments, 3, _LABELS)
     check.image("image", image)
     check.shape("image", image, (segments.shape[0], 3, *segments.shape[1:]), "segments [B, H, W]")
     check.same_device(segments=segments, image=image)
-    check.number("sigma_color", sigma_color, 1e-6)
+    sigma_color = check.number("sigma_color", sigma_color, 1e-6)
     check.boolean("squared", squared)
     if num_segments is None:
         num_segments = max(int(value_range(segments)[1]), 0) + 1
-    check.integer("num_segments", num_segments, 1)
+    num_segments = check.integer("num_segments", num_segments, 1)
     if needs_grad(image):
         raise ValueError("image requires grad, but the superpixel graph has no gradient to it; pass image.detach()")
     if check.values(segments):
         low, high = value_range(segments)
         if low < 0 or high >= num_segments:
             raise ValueError(f"segments must be in [0, {num_segments}) (num_segments), got {low} to {high}")
-    check.finite("image", image)
+    check.image_values("image", image)
     segments = segments.to(torch.int32).contiguous()
     settings = (float(sigma_color), squared, num_segments)
     tensors = torch.ops.camguide_fast.superpixel_graph(segments, image, *settings, check.values(segments))
@@ -166,10 +167,11 @@ def superpixel_random_walk(
         check.tensor("target", target, 4)
     else:
         check.tensor("target", target, 3, _LABELS)
-        check.integer("num_labels", num_labels, 1)
-        if not (isinstance(ignore, int) and 0 <= ignore < 256):
-            raise ValueError(f"ignore must be an integer in [0, 256), got {ignore!r}")
-    check.integer("iterations", iterations, 0)
+        num_labels = check.integer("num_labels", num_labels, 1)
+        ignore = check.integer("ignore", ignore, 0)
+        if ignore > 255:
+            raise ValueError(f"ignore must be an integer in [0, 256), got {ignore}")
+    iterations = check.integer("iterations", iterations, 0)
     if needs_grad(target):
         raise ValueError("target requires grad, but superpixel_random_walk has no gradient; pass target.detach()")
     if graph is None:

@@ -63,7 +63,7 @@ def target_nll(
     check.shape("target", target, (b, h, w), "cam [B, K, h, w]")
     check.label("label", label, b, k)
     check.same_device(cam=cam, target=target, label=label)
-    check.number("smooth", smooth, 0, strict=True)
+    smooth = check.number("smooth", smooth, 0, strict=True)
     if check.values(target):
         low, high = value_range(target, ignore)
         if low < 0 or high > k:

@@ -57,13 +57,12 @@ def threshold_labels(
     check.label("label", label, b, k)
     if len(size) != 2:
         raise ValueError(f"size must be (H, W), got {tuple(size)}")
-    check.integer("size[0]", size[0], 1)
-    check.integer("size[1]", size[1], 1)
+    size = [check.integer(f"size[{i}]", side, 1) for i, side in enumerate(size)]
     if isinstance(tau, Tensor):
         check.tensor("tau", tau, 1)
         check.shape("tau", tau, (b,), "cam [B, K, h, w]")
     else:
-        check.number("tau", tau, -float("inf"))
+        tau = check.number("tau", tau, -float("inf"))
         tau = torch.full((b,), tau, dtype=torch.promote_types(cam.dtype, torch.float32), device=cam.device)
     if valid is not None:
         check.tensor("valid", valid, 4, (torch.bool,))

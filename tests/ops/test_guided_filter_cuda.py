@@ -8,6 +8,7 @@ import pytest
 import torch
 from camguide_fast.kernels import _cuda
 from camguide_fast.kernels import guided_filter as kernels
+from skimage import data
 from support.capture import captured
 
 from camguide_fast import ops, reference
@@ -106,9 +107,24 @@ def test_equal_channels():
     """A grey guide's covariance is singular but for eps."""
     z, guide = case((1, 2, 20, 24))
     guide = guide[:, :1].expand_as(guide).contiguous()
-    with cuda_host.on_cpu():
-        result = kernels.guided_filter(z, guide, 4, 1e-4, False)
-    assert error(result, exact(z, guide, 4, False, eps=1e-4)) <= 2e-4
+    for eps in (1e-6, 1e-4, 1e20):
+        for radius in (1, 4, 18):
+            for adjoint in (False, True):
+                with cuda_host.on_cpu():
+                    result = kernels.guided_filter(z, guide, radius, eps, adjoint)
+                assert error(result, exact(z, guide, radius, adjoint, eps=eps)) <= 2e-4
+
+
+@pytest.mark.parametrize("radius", [1, 4, 20])
+@pytest.mark.parametrize("name", ["camera", "astronaut"])
+def test_photographs_and_the_smallest_eps(name, radius):
+    photo = torch.from_numpy(getattr(data, name)()[100:160, 100:240].copy())
+    guide = (photo.expand(3, -1, -1) if photo.ndim == 2 else photo.permute(2, 0, 1))[None].contiguous()
+    z = (guide[:, :1] > 120).float()
+    for adjoint in (False, True):
+        with cuda_host.on_cpu():
+            result = kernels.guided_filter(z, guide, radius, 1e-6, adjoint)
+        assert (result.double() - exact(z, guide, radius, adjoint, eps=1e-6)).abs().max() <= 1e-2
 
 
 @pytest.mark.parametrize("radius", [4, 30])

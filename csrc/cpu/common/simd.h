@@ -53,4 +53,20 @@ CAMGUIDE_INLINE void store(A* to, Vec<A> v) {
   *reinterpret_cast<typename Vector<A>::unaligned*>(to) = v;
 }
 
+// As many elements of either type as there are doubles in a vector.
+template <class A>
+struct Doubles {
+  typedef A type __attribute__((vector_size(lanes<double> * sizeof(A)), aligned(alignof(A))));
+};
+
+template <class A>
+CAMGUIDE_INLINE Vec<double> load_doubles(const A* from) {
+  return __builtin_convertvector(*reinterpret_cast<const typename Doubles<A>::type*>(from), Vec<double>);
+}
+
+template <class A>
+CAMGUIDE_INLINE void store_doubles(A* to, Vec<double> v) {
+  *reinterpret_cast<typename Doubles<A>::type*>(to) = __builtin_convertvector(v, typename Doubles<A>::type);
+}
+
 }  // namespace camguide
