@@ -48,7 +48,7 @@ def object_names(path: Path, image: str) -> list[str]:
 
 def _root(path: Path) -> Element:
     try:
-        return ElementTree.parse(path).getroot()
+        return ElementTree.parse(path).getroot()  # pyright: ignore[reportReturnType] there is one, or it has raised
     except DefusedXmlException:
         raise DataError(f"{path}: declares XML entities, which are not expanded") from None
     except (ParseError, ValueError) as error:  # ValueError: an encoding Python does not know
@@ -67,6 +67,7 @@ def _texts(element: Element, name: str) -> Iterator[str | None]:
 
 
 def _known(name: str | None, path: Path) -> str:
-    if not (name or "").strip():
+    name = (name or "").strip()
+    if not name:
         raise DataError(f"{path}: an object without a name")
-    return nfc(name.strip())
+    return nfc(name)

@@ -49,7 +49,8 @@ def fit(
     """Trains `job.net` in place; its state is `folder/checkpoints/<name>.state.pt`, taken up if there and left for
     the caller to remove.
 
-    `on_epoch(net) -> dict` adds measurements to each epoch's line (evaluation only). Ctrl-C saves the state and raises.
+    `on_epoch(net) -> dict, str` adds measurements to each epoch's line, and a line if it is not empty (evaluation
+    only). Ctrl-C saves the state and raises.
     What is measured, selected and ended with is the average of the weights where the settings ask for one.
     """
     settings, steps = job.settings, len(loader)
@@ -114,7 +115,7 @@ def fit(
                 if step % steps and step % save_every == 0:
                     save()
             with interrupts.welcome():
-                measured = on_epoch(result) if on_epoch else {}
+                measured, remark = on_epoch(result) if on_epoch else ({}, "")
                 if job.select:
                     measured["map"] = mean_average_precision(*tag_scores(result, loader, settings, where))
             if job.select and measured["map"] >= best["map"]:  # ties: the later
@@ -130,6 +131,8 @@ def fit(
             log.event(step, epoch - 1, event="epoch", **measured)
             shown = {**log.last, **measured}
             log.say(f"epoch {epoch}/{settings.epochs}  " + "  ".join(f"{n} {v:.4g}" for n, v in shown.items()))
+            if remark:
+                log.say(remark)
     log.close()
     job.net.load_state_dict(best["net"] or result.state_dict())
 
