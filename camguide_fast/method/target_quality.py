@@ -15,8 +15,8 @@ from .stages import RefinementStage
 from .targets import sample
 
 DRIFT = 1 / 3
-"""Change of the maps' foreground from which on they are said to run away. In two runs of the demo, longer than it is, it was
-passed in the third epoch, where the CAMs had lost 3 points of mIoU; one went on and lost 12."""
+"""Change of the maps' foreground from which on they are said to run away. In two runs of the demo with more epochs it
+was passed in the third, where the CAMs had lost 3 points of mIoU; one went on and lost 12."""
 
 
 def scored_sample(split: Split, count: int) -> Split:
