@@ -38,7 +38,7 @@ def guided_filter(z: Tensor, guide: Tensor, radius: int, eps: float, adjoint: bo
     count, shared = _cuda.multiprocessors()
     warps = _warps(k, ring, shared)
     launch = _launcher(z, guide, radius, warps)
-    strips = _strips(w, radius)
+    strips = _strips(w, 0)
     total = b * -(-h // GUIDE_ROWS) * strips
     launch("guide_statistics", -(-total // warps), 32 * warps, (guide, statistics, b, h, w, strips, eps))
     strips = _strips(w, 2 * radius)

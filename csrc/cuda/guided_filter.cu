@@ -81,70 +81,82 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
   const int chunks = (H + GUIDE_ROWS - 1) / GUIDE_ROWS, strip = warp % strips, chunk = warp / strips % chunks;
   const long long b = warp / strips / chunks;
   if (b >= B) return;
-  const Place at(strip, round4(R), W);
+  const Place at(strip, 0, W);
+  if (!at.inside) return;
   const int y0 = chunk * GUIDE_ROWS, y1 = min(y0 + GUIDE_ROWS, H);
   guide += b * 3 * H * W;
   statistics += b * H * row_length(W) + column(at.x);
 
-  A near[3], shift[3];  // a pixel in the middle of these rows, and from there to the image's origin
+  // Each thread sums relative to a pixel of its own, in the middle of what it sees: where the guide is flat, all it adds up is
+  // small, and what E[II] - mu mu loses is small beside eps. So it reads its neighbours' columns instead of taking their sums.
+  A near[3], shift[3];  // that pixel, and from the image's origin to it
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    near[c] = unit<A>(guide[((long long)c * H + (y0 + y1) / 2) * W + min(at.x - 4 * at.lane + STRIP / 2, W - 1)]);
+    near[c] = unit<A>(guide[((long long)c * H + (y0 + y1) / 2) * W + min(at.x + 2, W - 1)]);
     shift[c] = near[c] - origin(guide, c, H, W);
   }
   A inverse_n[4];  // 1 / columns of the window
 #pragma unroll
   for (int j = 0; j < 4; ++j) inverse_n[j] = reciprocal((A)count(min(at.x + j, W - 1), W, R));
-  A sum[9][4] = {};
+  A core[9] = {}, sum[9][4] = {};  // of the columns that all four windows have, and of each window's others
   const auto add = [&](int y, A sign) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      A v[3] = {};
-      if (at.x + j < W) {
+    for (int i = 0; i < 2 * R + 4; ++i) {
+      const int x = at.x - R + i;
+      if (x < 0 || x >= W) continue;
+      A v[3], product[9];
 #pragma unroll
-        for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + at.x + j]) - near[c];
-      }
+      for (int c = 0; c < 3; ++c) v[c] = unit<A>(guide[((long long)c * H + y) * W + x]) - near[c];
 #pragma unroll
       for (int c = 0, q = 3; c < 3; ++c) {
-        const A signed_v = sign * v[c];
-        sum[c][j] += signed_v;
+        product[c] = sign * v[c];
 #pragma unroll
-        for (int d = c; d < 3; ++d, ++q) sum[q][j] += signed_v * v[d];
+        for (int d = c; d < 3; ++d, ++q) product[q] = product[c] * v[d];
+      }
+#pragma unroll
+      for (int q = 0; q < 9; ++q) {
+        if (i >= 3 && i <= 2 * R) {
+          core[q] += product[q];
+        } else {
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            if (j <= i && i <= j + 2 * R) sum[q][j] += product[q];
+        }
       }
     }
   };
   const int first = max(y0 - R, 0);
+#pragma unroll 1
   for (int y = first; y < min(y0 + R, H); ++y) add(y, 1);
+#pragma unroll 1
   for (int y = y0; y < y1; ++y) {
-    if (y + R < H) add(y + R, 1);
-    if (y - R - 1 >= first) add(y - R - 1, -1);
-    A window[9][4], value[4];
-#pragma unroll
-    for (int q = 0; q < 9; ++q) window_sums(sum[q], window[q], at.lane);
-    A solved[9][4];
+#pragma unroll 1
+    for (int leaves = 0; leaves < 2; ++leaves) {
+      const int from = leaves ? y - R - 1 : y + R;
+      if (leaves ? from >= first : from < H) add(from, leaves ? -1 : 1);
+    }
+    A solved[9][4], value[4];
     const A inverse_rows = reciprocal((A)count(y, H, R));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const A inverse = inverse_rows * inverse_n[j];
       A mean[9], result[9];
 #pragma unroll
-      for (int q = 0; q < 9; ++q) mean[q] = window[q][j] * inverse;
+      for (int q = 0; q < 9; ++q) mean[q] = (core[q] + sum[q][j]) * inverse;
       solve_guide(mean, (A)eps, result);
 #pragma unroll
       for (int q = 0; q < 9; ++q) solved[q][j] = result[q] + (q < 3 ? shift[q] : 0);
     }
-    if (at.owned) {
-      A* const row = statistics + (long long)y * row_length(W);
+    A* const row = statistics + (long long)y * row_length(W);
 #pragma unroll
-      for (int c = 0; c < 3; ++c) {
+    for (int c = 0; c < 3; ++c) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          value[j] = unit<A>(guide[((long long)c * H + y) * W + min(at.x + j, W - 1)]) - near[c] + shift[c];
-        store4(row + (GUIDE + c) * BLOCK, value);
-      }
-#pragma unroll
-      for (int q = 0; q < 9; ++q) store4(row + (MEAN + q) * BLOCK, solved[q]);
+      for (int j = 0; j < 4; ++j)
+        value[j] = unit<A>(guide[((long long)c * H + y) * W + min(at.x + j, W - 1)]) - near[c] + shift[c];
+      store4(row + (GUIDE + c) * BLOCK, value);
     }
+#pragma unroll
+    for (int q = 0; q < 9; ++q) store4(row + (MEAN + q) * BLOCK, solved[q]);
   }
 }
 
