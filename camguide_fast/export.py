@@ -33,6 +33,8 @@ class Args:
     """Folder for the export."""
     split: str = "train"
     """Split of the run's data set; name:N is a sample."""
+    data: Annotated[Path | None, option("DIR", "default: where it was when the run ran")] = None
+    """The run's data set."""
     stage: StageName = "final"
     """Whose masks; for irn whose CAMs (final: the walk's)."""
     void: Annotated[tuple[float, float] | None, option("LOW HIGH", "default: nothing is left open")] = None
@@ -41,7 +43,7 @@ class Args:
 
 def export(args: Args) -> None:
     """What the command does."""
-    made = find_made(args.run, args.split, args.stage)
+    made = find_made(args.run, args.split, args.stage, args.data)
     if args.void is not None and (args.kind != "voc" or not 0 <= args.void[0] <= args.void[1] <= 1):
         raise UserError(f"--void: expected two thresholds from 0 to 1, ascending, and kind voc; got {args.void}")
     if args.kind == "voc":

@@ -22,6 +22,8 @@ class Args:
 
     run_dir: Annotated[Path | None, option("[RUN_DIR]", "or --superpixels"), tyro.conf.Positional] = None
     """Folder of a run."""
+    data: Annotated[Path | None, option("DIR", "default: where it was when the run ran")] = None
+    """The run's data set, whose photographs are shown."""
     superpixels: Annotated[Path | None, option("IMAGE", "default: a report of RUN_DIR")] = None
     """An image; no run is needed."""
     out: Annotated[Path | None, option("FILE", "default: <image's name>_superpixels.png here")] = None
@@ -35,7 +37,7 @@ def main() -> None:
     elif args.run_dir and not args.superpixels:
         if args.out:
             raise UserError("--out goes with --superpixels; a run's page is written to RUN_DIR/report.html")
-        print(write_report(args.run_dir))
+        print(write_report(args.run_dir, args.data))
     else:
         raise UserError("give the folder of a run, or --superpixels IMAGE" + (", not both" if args.run_dir else ""))
 

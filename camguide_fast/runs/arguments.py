@@ -116,8 +116,9 @@ def _resolved(args: Args) -> Args:
 
 
 def _check_same(saved: Args, args: Args, path: Path) -> None:
-    """A resumed run may change where and how it runs, never what it computes."""
-    free = ("resume", "out", "device", "save_every", "stages", "skip_bad", "trust_masks", "config.data.workers")
+    """A resumed run may change where and how it runs, never what it computes; `same_data` sees to what lies in the data
+    set's folder, which may have moved."""
+    free = ("resume", "data", "out", "device", "save_every", "stages", "skip_bad", "trust_masks", "config.data.workers")
     before, now = ({k: v for k, v in _flat(to_dict(a)).items() if k not in free} for a in (saved, args))
     changed = [f"{key} (was {before[key]}, now {now[key]})" for key in before if before[key] != now[key]]
     if changed:

@@ -33,11 +33,12 @@ class Made:
     config: Config
 
 
-def find_made(run: Path, split: str, stage: str) -> Made:
-    """What the run in the folder `run` made of a split at a stage ("final": its CAMs are the walk's)."""
+def find_made(run: Path, split: str, stage: str, data: Path | None = None) -> Made:
+    """What the run in the folder `run` made of a split at a stage ("final": its CAMs are the walk's). `data`: where its
+    data set lies, if not where it was."""
     saved = read_json(run / "config.json")
     try:
-        data, config = Path(saved["data"]), from_dict(Config, saved["config"])
+        data, config = data or Path(saved["data"]), from_dict(Config, saved["config"])
     except (KeyError, TypeError):
         raise UserError(f"{run / 'config.json'}: not the settings of a run") from None
     opened = open_split(data, split, require_tags=False)

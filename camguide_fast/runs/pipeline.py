@@ -33,6 +33,7 @@ from ..training.ranks import Where
 from .announcement import announce
 from .arguments import NAMES, Args, folder_of, holds_a_run, trunk_path
 from .report import write_report
+from .same_data import check_same_data
 from .scores import RunScores
 
 
@@ -78,6 +79,7 @@ def run(args: Args, where: Where) -> None:
     current = Run(args, where)
     with where.apart():
         if where.first:
+            check_same_data(out / "data.json", current.splits)
             strange = current.compare_masks(names)
             if not (args.resume and holds_a_run(out)):  # where it was said already
                 print(*strange, sep="\n", end="\n" if strange else "")
@@ -104,6 +106,11 @@ class Run:
         if not any(record.tags for record in self.split):
             raise DataError(f"{data}: no image of split {args.split!r} has a tag; there is nothing to learn")
         self.scores = RunScores(self.folder, data, self.split.classes, args.config, where, args.skip_bad)
+
+    @property
+    def splits(self) -> list[Split]:
+        """All that the run reads: what is trained on, scored, and fitted on."""
+        return [self.split, *self.scores.splits]
 
     def checkpoint(self, name: str) -> Path:
         return self.scores.checkpoint(name)

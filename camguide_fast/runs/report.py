@@ -43,8 +43,8 @@ img.curves { width: 100%; height: auto; }
 """
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes `run_dir/report.html` and returns its path.
+def write_report(run_dir: Path, data: Path | None = None) -> Path:
+    """Writes `run_dir/report.html` and returns its path. `data`: where the data set lies, if not where it was.
 
     It shows what the run's folder holds: settings (config.json), scores (results.json), training (metrics.jsonl), and
     up to 8 images with masks (masks/<stage>/<split>/<name>.png) beside photograph and truth from the data set that
@@ -56,7 +56,7 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run")
-    config = _or_note(lambda: _config(run_dir / "config.json"))
+    config = _or_note(lambda: _config(run_dir / "config.json") | ({"data": str(data)} if data else {}))
     sections = [
         ("Scores", _section(lambda: _scores(run_dir / "results.json"))),
         ("Masks", _section(lambda: _sheet(run_dir, config))),

@@ -43,6 +43,10 @@ class RunScores:
         return [line for lines in compared for line in lines]
 
     @property
+    def splits(self) -> list[Split]:
+        return [*self.shown, *([self.fit_split] if self.fit_split else [])]
+
+    @property
     def results(self) -> Path:
         return self.folder / "results.json"
 

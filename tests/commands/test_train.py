@@ -19,6 +19,8 @@ from camguide_fast.config import Network
 from camguide_fast.data import make_demo
 from camguide_fast.errors import UserError
 from camguide_fast.runs.arguments import parse, trunk_path
+from camguide_fast.runs.exports import find_made
+from camguide_fast.runs.report import write_report
 
 TRAINED = ("stage1", "stage2", "stage3", "affinity")
 TINY = (
@@ -103,6 +105,35 @@ def test_a_lost_stage_is_trained_again_to_the_same_bits(finished, demo, tmp_path
     weights.unlink()
     assert call(monkeypatch, "--out", copy, "--resume") == 0
     assert weights.read_bytes() == before
+
+
+def test_a_run_goes_on_where_its_data_has_moved_to(finished, demo, tmp_path, monkeypatch, capsys):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(finished, run)
+    shutil.copytree(demo, moved)
+    assert call(monkeypatch, "--out", run, "--resume", "--data", moved) == 0
+    assert json.loads((run / "config.json").read_text())["data"] == str(moved)
+    assert find_made(finished, "val", "final", moved).split.root == moved
+    assert write_report(run, demo).stat().st_size > 10_000
+
+    labels = json.loads((moved / "labels.json").read_text())
+    first, second = list(labels)[:2]
+    labels[first] = []
+    (moved / "labels.json").write_text(json.dumps(labels))
+    capsys.readouterr()
+    assert call(monkeypatch, "--out", run, "--resume") == 2
+    assert f"split 'train' is not what the run was started with: 1 images with other tags ({first})" in _error(capsys)
+    labels["other"] = labels.pop(second)
+    (moved / "labels.json").write_text(json.dumps(labels))
+    listed = moved / "ImageSets/Segmentation/train.txt"
+    listed.write_text(listed.read_text().replace(f"{second}\n", "other\n"))
+    (moved / f"JPEGImages/{second}.jpg").rename(moved / "JPEGImages/other.jpg")
+    assert call(monkeypatch, "--out", run, "--resume") == 2
+    assert f"1 images missing ({second}); 1 images new (other); 1 images with other tags" in _error(capsys)
+
+
+def _error(capsys) -> str:
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
