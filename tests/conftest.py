@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,11 @@ SHARES_CORES = "PYTEST_XDIST_WORKER" in os.environ  # as one of several processe
 if SHARES_CORES:  # a process on each core: threads would only wait for those of the others
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # for what the tests start, too
+
+# derandomized: a test that fails does so again. No deadline: the machine may be busy.
+hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("nightly", max_examples=10_000, deadline=None)
+hypothesis.settings.load_profile("ci")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOC = _SHARED / "data" / "voc_animals"  # VOC layout, 5 classes, labels.json
