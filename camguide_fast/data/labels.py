@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,11 @@ def tag_indices(tags: Iterable[str], classes: tuple[str, ...], source: Path, ima
     """Sorted class indices of the tags of one image; `source` is the file that holds the tags."""
     unknown = sorted(set(tags) - set(classes))
     if unknown:
+        near = {name.casefold(): name for name in reversed(classes)}
+        guess = get_close_matches(unknown[0].casefold(), near, 1)
+        meant = f"; {near[guess[0]]!r} may be meant" if guess else ""
         raise DataError(
-            f"{source}: image {image!r} has the tag {unknown[0]!r}, which is no class (classes: {', '.join(classes)})"
+            f"{source}: image {image!r} has the tag {unknown[0]!r}, which is no class{meant}"
+            f" (classes: {', '.join(classes)})"
         )
     return tuple(sorted({classes.index(tag) for tag in tags}))

@@ -154,3 +154,12 @@ def test_every_picture_is_taken_or_named(tmp_path):
     assert all(read_image(record.image).shape == (6, 8, 3) for record in split)
     assert left_out(tmp_path, "left out: ") == "left out: 2 .heic, 1 folder, 1 without suffix"
     assert left_out(tmp_path / "more", "left out: ") == ""
+
+
+@pytest.mark.parametrize(
+    "tag, meant", [("Dog", "; 'dog' may be meant"), ("hosre", "; 'horse' may be meant"), ("car", "")]
+)
+def test_a_tag_that_is_no_class_names_the_nearest(folder, tag, meant):
+    (folder / "classes.txt").write_text("horse\ndog\n")
+    (folder / "tags.csv").write_text(f"image,tags\na.jpg,{tag}\n")
+    _fails(folder, rf"image 'a.jpg' has the tag '{tag}', which is no class{meant} \(classes: horse, dog\)")
