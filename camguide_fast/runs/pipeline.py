@@ -79,8 +79,8 @@ def run(args: Args, where: Where) -> None:
     current = Run(args, where)
     with where.apart():
         if where.first:
-            check_same_data(out / "data.json", current.splits)
             strange = current.compare_masks(names)
+            check_same_data(out / "data.json", current.splits)
             if not (args.resume and holds_a_run(out)):  # where it was said already
                 print(*strange, sep="\n", end="\n" if strange else "")
             write_json(out / "config.json", to_dict(args))
