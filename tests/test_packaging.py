@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -207,3 +208,13 @@ def test_source_distribution_holds_what_a_build_needs(tmp_path):
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
     needed = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*") if path.is_file()}
     assert needed | {"setup.py", "pyproject.toml", "LICENSE", "kernels/cam_normalize.py"} <= names
+
+
+def test_the_lowest_versions_are_those_declared():
+    declared = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)[1]
+    declared = dict(re.findall(r'"([\w-]+)>=([\d.]+)', declared))
+    lowest = (ROOT / "tests/constraints-lowest.txt").read_text()
+    lowest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", lowest, re.M))
+    assert "torch" in declared and declared.keys() == lowest.keys()
+    for name, version in declared.items():
+        assert re.fullmatch(re.escape(version) + r"(\.0)*", lowest[name]), name

@@ -11,7 +11,15 @@ from PIL import Image, ImageOps
 
 from ..errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+try:  # a plugin of Pillow's, taken where it is installed
+    from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+except ImportError:
+    _HEIF = ()
+else:
+    register_heif_opener()
+    _HEIF = (".heic", ".heif")
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", *_HEIF)
 _ORIENTATION = 0x0112  # of EXIF; 2 to 8: mirrored or turned, from 5 on with width and height exchanged
 
 # Everything Pillow's decoders raise on damaged input.
@@ -23,14 +31,17 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """An image file as uint8 RGB [H, W, 3].
 
     The EXIF orientation is applied (the picture as a viewer shows it; its mask must have that size), grey is
-    repeated, transparency is dropped, 16-bit grey keeps its upper byte, of an animation the first frame is
-    read. A file that is missing, truncated or no image is a DataError naming it.
+    repeated, transparency is dropped, 16-bit grey keeps its upper byte, of an animation or of several pages the
+    first is read. A file that is missing, truncated or no image is a DataError naming it.
     """
     try:
-        with Image.open(path) as file:
+        # By handle: of a path Pillow would map the file into memory, and turn some TIFFs twice.
+        with open(path, "rb") as handle, Image.open(handle) as file:
             file.load()
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I;16"):
+            # Pillow turns a TIFF as it loads it; before 10.1 it leaves the orientation there as well.
+            picture = file if file.format == "TIFF" else ImageOps.exif_transpose(file)
+            # Pillow 10 opens a 16-bit PNG as "I"; no PNG has more bits.
+            if picture.mode.startswith("I;16") or (picture.mode == "I" and file.format == "PNG"):
                 grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)  # [H, W]
                 return np.repeat(grey[..., None], 3, axis=2)
             if picture.mode in ("I", "F"):

@@ -159,7 +159,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(argv, message, demo, tmp_path, 
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--preset", "smal"], "invalid choice 'smal'"),
+        (["--preset", "smal"], "smal"),
         (["--stage3.epochs", "0"], "--stage3.epochs: expected at least 1, got 0"),
         (["--baseline.batch-size", "0"], "--baseline.batch-size: expected at least 1"),
         (["--stage1.optimizer.lr", "-1"], "--stage1.optimizer.lr: expected a number above 0"),
