@@ -39,12 +39,12 @@ def read_list(path: Path, images: Mapping[str, Path]) -> dict[str, str | None]:
 
 
 def _entry(line: str, images: Mapping[str, Path]) -> tuple[str, str | None]:
-    if line in images:
-        return line, None
+    """The image's name and its mask's path. What is an image's name as it stands, spaces and all, is nothing else."""
+    for name in (line, line.strip()):
+        if name in images:
+            return name, None
     line = line.strip()
     words = line.split()
-    if line in images:
-        return line, None
     if len(words) == 2 and words[1] in FLAGS:
         line, words = words[0], words[:1]
     mask = words[1] if len(words) == 2 and words[0].count("/") and words[1].endswith(".png") else None
